@@ -1,0 +1,247 @@
+"""Job <-> broker message: headers and body of Celery's task message protocol 2.
+
+``task`` is the schema's name and ``id`` the job's id, so a Celery worker can run the message and Flower can show it; the
+body is ``[[job], {}, embed]`` in the "pydantic" serializer. See
+https://docs.celeryq.dev/en/stable/internals/protocol.html.
+
+Reading is wider than writing: JSON task messages of plain Celery producers (protocol 1 and 2), the legacy job JSON
+(``job_schema``, ``backend_type``) and the JSON of upstream mindtrace-jobs (``schema_name``) become typed jobs too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from mindtrace_jobs import registry
+from mindtrace_jobs._serializer_entry import CONTENT_ENCODING, CONTENT_TYPE
+from mindtrace_jobs.errors import ConfigurationError, DecodeError, InvalidPayloadError, UnknownTypeError
+from mindtrace_jobs.jobs import Job, JobSchema, current_fields
+from mindtrace_jobs.serializer import decode_job, encode_job, guarded, parse, to_json
+
+#: Header of jobs whose status is kept in the result backend from submission on; every taker checks it for cancellation.
+TRACKED = "x-job-tracked"
+#: Header counting how often work on this job began and its worker then vanished.
+ATTEMPTS = "x-attempts"
+#: Header holding why, when and where a job was dead-lettered.
+DEAD_LETTER = "x-dead-letter"
+
+_EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_TASK_BODY_LENGTH = 3
+#: Never read as text: decoding these can run code, or needs a library the message would choose.
+_REFUSED_CONTENT = ("pickle", "python-serialize", "yaml", "msgpack")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as the broker keeps it: bytes, headers and AMQP properties."""
+
+    body: bytes
+    headers: dict[str, Any]
+    content_type: str = CONTENT_TYPE
+    content_encoding: str = CONTENT_ENCODING
+    properties: dict[str, Any] = field(default_factory=dict)
+
+
+def encode(
+    job: Job[Any],
+    *,
+    eta: datetime | None = None,
+    delay: float | timedelta | None = None,
+    expires: datetime | float | timedelta | None = None,
+    tracked: bool = False,
+) -> Message:
+    """The message of a job.
+
+    Args:
+        job: The job; ``job.priority`` becomes the message's priority.
+        eta: Aware time before which it must not run. At most one of ``eta`` and ``delay``.
+        delay: The same, in seconds from now.
+        expires: Aware time, or seconds from now, after which it must not run any more.
+        tracked: Mark the job as one whose status the result backend keeps.
+
+    Raises:
+        EncodeError: a value in the job would not come back as it went in.
+        ConfigurationError: both ``eta`` and ``delay``, a naive time, or a number of seconds out of range.
+    """
+    if eta is not None and delay is not None:
+        raise ConfigurationError("pass `eta` or `delay`, not both")
+    now = datetime.now(UTC) if delay is not None or expires is not None else None
+    headers: dict[str, Any] = {
+        "lang": "py",
+        "task": job.payload.name,
+        "id": job.id,
+        "shadow": None,
+        "eta": _moment("delay" if eta is None else "eta", eta if delay is None else delay, now),
+        "expires": _moment("expires", expires, now),
+        "group": None,
+        "group_index": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "root_id": job.id,
+        "parent_id": None,
+        "argsrepr": f"(<{type(job.payload).__name__} job {job.id}>,)",
+        "kwargsrepr": "{}",
+        "origin": _origin(os.getpid()),
+        "ignore_result": False,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+    }
+    if tracked:
+        headers[TRACKED] = True
+    properties: dict[str, Any] = {"correlation_id": job.id, "reply_to": ""}
+    if job.priority is not None:
+        properties["priority"] = job.priority
+    return Message(to_json([[encode_job(job)], {}, _EMBED]), headers, properties=properties)
+
+
+@cache
+def _origin(pid: int) -> str:
+    return f"gen{pid}@{socket.gethostname()}"
+
+
+def _moment(name: str, value: datetime | float | timedelta | None, now: datetime | None) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        try:
+            span = value if isinstance(value, timedelta) else timedelta(seconds=value)
+            value = (now or datetime.now(UTC)) + span
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigurationError(f"`{name}` is not a number of seconds that leads to a date: {error}") from error
+    if value.utcoffset() is None:
+        raise ConfigurationError(f"`{name}` must be an aware datetime: a naive one means another time on every machine")
+    return value.isoformat()
+
+
+def due(headers: Mapping[str, Any], name: str = "eta") -> datetime | None:
+    """The aware time in header ``eta`` or ``expires``, None if absent. Celery's naive times are UTC.
+
+    Raises:
+        DecodeError: the header is no time.
+    """
+    value = headers.get(name)
+    if not value:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError) as error:
+        raise DecodeError(f"header {name!r} is not an ISO 8601 time") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def decode(
+    body: bytes | bytearray | memoryview | str,
+    headers: Mapping[str, Any],
+    content_type: str | None = CONTENT_TYPE,
+    schema: type[JobSchema[Any, Any]] | None = None,
+) -> Job[Any]:
+    """The job in a message, whichever of the known shapes it has.
+
+    Args:
+        body, headers, content_type: As the broker delivered them.
+        schema: Read the payload as this schema, and return a ``Job[schema]``.
+
+    Raises:
+        UnknownTypeError: the schema is not registered here and no model's tag helps.
+        InvalidPayloadError: the fields do not fit the type, or ``schema`` is not what the message holds.
+        DecodeError: not a job in any shape; nothing but DecodeError and its subclasses is ever raised.
+    """
+    if content_type and any(refused in str(content_type).lower() for refused in _REFUSED_CONTENT):
+        raise DecodeError(f"content type {content_type!r} is not accepted: only JSON and the pydantic serializer are")
+    job: Job[Any] = guarded(_read, parse(body), headers or {}, schema)
+    return job
+
+
+def _read(tree: Any, headers: Mapping[str, Any], schema: type[JobSchema[Any, Any]] | None) -> Job[Any]:
+    if isinstance(tree, list) and len(tree) == _TASK_BODY_LENGTH:
+        return _read_task(tree[0], tree[1], headers, schema)
+    if isinstance(tree, dict):
+        if tree.get("__type__") == "job":
+            return decode_job(tree.get("__value__"), _checked(schema, _name_of(tree.get("__value__"))))
+        if "task" in tree and "args" in tree:  # Celery's protocol 1 keeps the headers in the body
+            return _read_task(tree["args"], tree.get("kwargs"), tree, schema)
+        if "schema_name" in tree:
+            return _read_upstream(tree, schema)
+        if "job_schema" in tree or "payload" in tree:
+            fields = current_fields(tree)
+            return decode_job(fields, _checked(schema, _name_of(fields)))
+    raise DecodeError(
+        "neither a Celery task body [args, kwargs, embed] nor a job: expected a message written by this package, a "
+        "Celery task message or a legacy job"
+    )
+
+
+def _name_of(job: Any) -> Any:
+    payload = job.get("payload") if isinstance(job, dict) else None
+    payload = payload.get("__value__", payload) if isinstance(payload, dict) else None
+    return payload.get("name") if isinstance(payload, dict) else None
+
+
+def _checked(schema: type[JobSchema[Any, Any]] | None, name: Any) -> type[JobSchema[Any, Any]] | None:
+    """``schema`` if the message's name is its own; what is not asked for by name must not be read as it."""
+    expected = schema.model_fields["name"].default if schema else None
+    if schema and isinstance(expected, str) and name != expected:
+        raise InvalidPayloadError(f"asked for {schema.__name__} ({expected!r}), but the message holds {name!r:.80}")
+    return schema
+
+
+def _read_task(
+    args: Any, kwargs: Any, headers: Mapping[str, Any], schema: type[JobSchema[Any, Any]] | None
+) -> Job[Any]:
+    args, kwargs = args or [], kwargs or {}
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise DecodeError("a Celery task body is [args, kwargs, embed] with a list and an object")
+    if len(args) == 1 and isinstance(args[0], dict) and args[0].get("__type__") == "job":
+        fields = args[0].get("__value__")
+        return decode_job(fields, _checked(schema, _name_of(fields)))
+    name, job_id = headers.get("task"), headers.get("id")
+    known = _known(name, schema)
+    fields = {"payload": {"name": name, "input": _task_input(args, kwargs, known)}}
+    if job_id is not None:
+        fields["id"] = job_id
+    return decode_job(fields, known)
+
+
+def _task_input(args: list[Any], kwargs: dict[str, Any], schema: type[JobSchema[Any, Any]]) -> Any:
+    """What a plain Celery producer passed, as fields of the input: keywords, one object, or positions."""
+    if len(args) == 1 and not kwargs and isinstance(args[0], dict):
+        return args[0]
+    names = list(schema.input_type().model_fields)
+    if not args and kwargs.keys() == {"input"} and "input" not in names and isinstance(kwargs["input"], dict):
+        return kwargs["input"]
+    if len(args) > len(names):
+        raise InvalidPayloadError(
+            f"{len(args)} positional arguments, but {schema.input_type().__name__} has {len(names)} fields"
+        )
+    positional = dict(zip(names, args, strict=False))
+    twice = positional.keys() & kwargs.keys()
+    if twice:
+        raise InvalidPayloadError(f"arguments given by position and by name: {', '.join(sorted(twice))}")
+    return positional | kwargs
+
+
+def _read_upstream(tree: dict[str, Any], schema: type[JobSchema[Any, Any]] | None) -> Job[Any]:
+    """Upstream's job keeps the schema's name beside it and the bare input in ``payload``."""
+    known = _known(tree["schema_name"], schema)
+    payload = {"name": tree["schema_name"], "input": tree.get("payload"), "output": tree.get("output")}
+    kept = {name: value for name, value in tree.items() if name != "schema_name" and value is not None}
+    kept.pop("output", None)
+    return decode_job({**current_fields(kept), "payload": payload}, known)
+
+
+def _known(name: Any, schema: type[JobSchema[Any, Any]] | None) -> type[JobSchema[Any, Any]]:
+    found = _checked(schema, name) or registry.find_schema(name if isinstance(name, str) else "")
+    if found is None:
+        known = ", ".join(registry.schema_names()) or "none"
+        raise UnknownTypeError(
+            f"no schema is registered under the name {name!r:.80}, and a message that is not ours has no other type. "
+            f"Import the module that defines it before receiving. Registered here: {known:.200}"
+        )
+    return found
