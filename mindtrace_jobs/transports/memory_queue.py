@@ -1,0 +1,116 @@
+"""One queue in memory: ready messages in the order of their delivery, delayed ones by the time they are due.
+
+Not safe for threads by itself: the broker's lock guards it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from itertools import chain, count
+from time import monotonic
+from typing import Any
+
+from mindtrace_jobs.transports.protocol import PRIORITY, STACK, Payload
+
+MAX_PRIORITY = 9
+
+_sequence = count()
+
+
+class MemoryQueue:
+    """Messages waiting under one name.
+
+    Args:
+        name: The queue's name.
+        kind: "fifo", "priority", "stack", or "" for a plain queue, which is first in, first out.
+        auto_delete: Whether the queue goes when its last consumer does.
+    """
+
+    __slots__ = ("_delayed", "_levels", "auto_delete", "kind", "name", "unacknowledged")
+
+    def __init__(self, name: str, kind: str, auto_delete: bool = False) -> None:
+        self.name = name
+        self.kind = kind
+        self.auto_delete = auto_delete
+        #: Messages that were handed out and are neither acknowledged nor given back.
+        self.unacknowledged = 0
+        # Highest priority first; queues that ignore priorities have one level.
+        self._levels: tuple[deque[Payload], ...] = tuple(
+            deque() for _ in range(MAX_PRIORITY + 1 if kind == PRIORITY else 1)
+        )
+        self._delayed: list[tuple[float, int, Payload]] = []
+
+    def put(self, payload: Payload) -> None:
+        """Add a message where its queue's type wants it."""
+        if self.kind == STACK:
+            self._levels[0].appendleft(payload)
+        else:
+            self._level(payload).append(payload)
+
+    def put_front(self, payload: Payload) -> None:
+        """Add a message that was given back: it is the next one of its priority."""
+        self._level(payload).appendleft(payload)
+
+    def put_delayed(self, payload: Payload, due: float) -> bool:
+        """Hold a message back until ``due`` (monotonic seconds); True if it is now the first to become due."""
+        entry = (due, next(_sequence), payload)
+        heappush(self._delayed, entry)
+        return self._delayed[0] is entry
+
+    def take(self) -> Payload | None:
+        """Remove and return the next message; None if none is ready."""
+        if self._delayed:
+            self._promote()
+        for level in self._levels:
+            if level:
+                return level.popleft()
+        return None
+
+    def next_due(self) -> float | None:
+        """When the first delayed message becomes due, in monotonic seconds; None if there is none."""
+        return self._delayed[0][0] if self._delayed else None
+
+    def ready(self) -> int:
+        """How many messages can be taken now."""
+        if self._delayed:
+            self._promote()
+        return sum(map(len, self._levels))
+
+    def delayed(self) -> int:
+        """How many messages are held back."""
+        if self._delayed:
+            self._promote()
+        return len(self._delayed)
+
+    def __iter__(self) -> Iterator[Payload]:
+        """The ready messages in the order of their delivery."""
+        if self._delayed:
+            self._promote()
+        return chain.from_iterable(self._levels)
+
+    def clear(self) -> int:
+        """Remove ready and delayed messages; returns how many."""
+        removed = sum(map(len, self._levels)) + len(self._delayed)
+        for level in self._levels:
+            level.clear()
+        self._delayed.clear()
+        return removed
+
+    def _promote(self) -> None:
+        now = monotonic()
+        while self._delayed and self._delayed[0][0] <= now:
+            self.put(heappop(self._delayed)[2])
+
+    def _level(self, payload: Payload) -> deque[Payload]:
+        if self.kind != PRIORITY:
+            return self._levels[0]
+        return self._levels[MAX_PRIORITY - _priority(payload["properties"].get("priority"))]
+
+
+def _priority(value: Any) -> int:
+    try:
+        return max(0, min(int(value), MAX_PRIORITY))
+    except (TypeError, ValueError, OverflowError):
+        return 0

@@ -1,0 +1,180 @@
+"""What the memory and Redis channels offer beyond Kombu's virtual channel, and the names they write on the wire.
+
+The clients speak to both transports through :class:`JobsChannel`, whose docstrings are the contract that both keep.
+This module loads neither Kombu nor a driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, runtime_checkable
+
+#: A message as a transport keeps it: ``body``, ``headers``, ``properties``, ``content-type``, ``content-encoding``.
+Payload = dict[str, Any]
+
+#: Queue argument that names the queue's type, one of ``QUEUE_TYPES``.
+QUEUE_TYPE_ARGUMENT: Final = "x-job-queue"
+#: Exchange argument: a fanout exchange declared with it keeps a copy in each bound queue, as AMQP does.
+EXCHANGE_ARGUMENT: Final = "x-job-exchange"
+#: Message property: seconds, from publishing on, before which the message is not handed out.
+DELAY_PROPERTY: Final = "delay"
+#: Header counting how often the message was given back (the name RabbitMQ's quorum queues use).
+DELIVERY_COUNT_HEADER: Final = "x-delivery-count"
+#: Header counting how often work on the message began and its holder then vanished.
+ATTEMPTS_HEADER: Final = "x-attempts"
+
+FIFO: Final = "fifo"
+PRIORITY: Final = "priority"
+STACK: Final = "stack"
+#: The type of a queue declared without ``QUEUE_TYPE_ARGUMENT``: it behaves as on Kombu's own transport.
+PLAIN: Final = ""
+QUEUE_TYPES: Final = frozenset({FIFO, PRIORITY, STACK, PLAIN})
+
+
+@runtime_checkable
+class JobsChannel(Protocol):
+    """A Kombu channel that keeps typed queues, holds and counts what it delivers, and never drops in silence.
+
+    Broker errors are raised as AMQP's: ``amqp.exceptions.ChannelError`` with AMQP's reply code.
+
+    Attributes:
+        lost_deliveries: Delivery tags of messages that were taken back from this channel, as far as it has noticed:
+            somebody else may run them too.
+    """
+
+    lost_deliveries: set[str]
+
+    # --- queues
+
+    def queue_declare(
+        self,
+        queue: str | None = None,
+        passive: bool = False,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = False,
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Make a queue; returns ``(queue, message_count, consumer_count)``.
+
+        The type in ``arguments[QUEUE_TYPE_ARGUMENT]`` is recorded by the first declaration. A later one with another
+        type changes nothing and does not fail.
+
+        Raises:
+            ChannelError: 404 if ``passive`` and there is no such queue; 406 if the type is not in ``QUEUE_TYPES``.
+        """
+
+    def queue_type(self, queue: str) -> str | None:
+        """The recorded type, ``PLAIN`` ("") if declared without one, None if there is no such queue."""
+
+    def queue_stats(self, queue: str) -> dict[str, int]:
+        """Counts by the keys ready, unacknowledged, delayed and consumers; all zero for an unknown queue."""
+
+    def queue_purge(self, queue: str) -> int:
+        """Remove ready and delayed messages, not those being held; returns how many."""
+
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> None:
+        """Remove a queue, whoever declared it, with its bindings and messages.
+
+        Messages being held are forgotten with it: given back later, they do not return. With ``if_unused`` or
+        ``if_empty`` a queue that has consumers, or ready or delayed messages, is left alone. An unknown queue is no
+        error.
+        """
+
+    def peek(self, queue: str, limit: int) -> list[Payload]:
+        """At most ``limit`` ready messages in delivery order, left where they are; delayed ones are not included.
+
+        Each is what ``Channel.Message(payload, channel=channel)`` takes. It cannot be acknowledged.
+        """
+
+    # --- exchanges
+
+    def exchange_declare(
+        self,
+        exchange: str | None = None,
+        type: str = "direct",
+        durable: bool = False,
+        auto_delete: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        nowait: bool = False,
+        passive: bool = False,
+    ) -> None:
+        """Make an exchange of type direct, topic or fanout, known to every process that uses the broker.
+
+        Raises:
+            ChannelError: 404 if ``passive`` and there is no such exchange.
+        """
+
+    def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
+        """Remove an exchange and its bindings; the queues stay. An unknown exchange is no error."""
+
+    def queue_bind(
+        self,
+        queue: str,
+        exchange: str | None = None,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Let ``exchange`` deliver to ``queue``; ``routing_key`` is a pattern for a topic exchange."""
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: str | None = None,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Undo ``queue_bind`` with the same arguments. A binding that is not there is no error."""
+
+    # --- messages
+
+    def basic_publish(self, message: Payload, exchange: str, routing_key: str, mandatory: bool = False) -> Any:
+        """Put a message into the queue ``routing_key`` (``exchange=""``), made if need be, or hand it to an exchange.
+
+        A message with ``properties[DELAY_PROPERTY]`` greater than 0 is held back for so many seconds.
+
+        Raises:
+            ChannelError: if ``mandatory``, 312 when the exchange has no queue for it.
+        """
+
+    def basic_get(self, queue: str, no_ack: bool = False) -> Any | None:
+        """The next message as a Kombu message, held until it is acknowledged or rejected; None if there is none."""
+
+    def basic_consume(self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str) -> Any:
+        """Let ``drain_events`` of the connection pass the queue's messages to ``callback``.
+
+        At most ``prefetch_count`` of them are held at a time, see ``basic_qos``.
+        """
+
+    def basic_cancel(self, consumer_tag: str) -> Any:
+        """Stop a consumer. What it was delivered stays held by the channel."""
+
+    def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
+        """Limit how many consumed messages this channel holds at a time; 0 means no limit."""
+
+    def mark_started(self, delivery_tag: str) -> None:
+        """Record that work on a held message begins now.
+
+        Should its holder vanish, ``ATTEMPTS_HEADER`` of the message that comes back is one higher: when its lease
+        expires, or when the channel is closed before the message is acknowledged or rejected. A message that is not
+        held any more is ignored.
+        """
+
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
+        """The work is done: forget the message. With ``multiple`` also all that this channel was given before it.
+
+        Never raises and never touches another's delivery: if the message was taken back from this channel before,
+        a warning is logged.
+        """
+
+    def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Drop a held message, or with ``requeue`` put it back to the front of its queue, the next to be delivered.
+
+        What comes back has ``headers["redelivered"]`` and ``properties["delivery_info"]["redelivered"]`` set to True,
+        and ``DELIVERY_COUNT_HEADER`` one higher. Only a consumed message on which ``mark_started`` was not called
+        (prefetched and given back) keeps its count.
+        """
+
+    def close(self) -> None:
+        """Cancel the consumers and put everything held back to the front of its queue, in the original order."""
