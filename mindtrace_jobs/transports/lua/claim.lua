@@ -1,0 +1,65 @@
+-- Takes up to n messages and records each as unacknowledged in the same step.
+-- KEYS: for each queue its delayed set and its lists; exactly these, since a client with tracking on is told about all
+-- keys of a script that read anything.
+-- ARGV: n; the most from one queue in the first round; prefix and first number of the delivery tags; seconds of lease;
+-- then for each queue: its name, its name in JSON, '1' if its deliveries need no acknowledgement.
+-- Returns {queue number, message, ...} and the seconds until the next delayed message is due, or false.
+local wanted, share, prefix, number, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local queues = (#ARGV - 5) / 3
+local names = {}
+for q = 1, queues do names[q] = ARGV[3 + 3 * q] end
+local kinds = redis.call('HMGET', QUEUES, unpack(names))
+local moment = now()
+local taken, held, index, leases = {}, {}, {}, {}
+
+local function take(q, most)
+  for s = 1, #STEPS do
+    if most < 1 then return end
+    local step = s
+    if kinds[q] == 'priority' then step = #STEPS + 1 - s end
+    local messages = redis.call('RPOP', KEYS[(q - 1) * (#STEPS + 1) + 1 + step], most)
+    for _, message in ipairs(messages or {}) do
+      taken[#taken + 1] = q
+      taken[#taken + 1] = message
+      if ARGV[5 + 3 * q] ~= '1' then
+        local tag = prefix .. ':' .. string.format('%012d', number) .. ':' .. names[q]
+        held[#held + 1] = tag
+        held[#held + 1] = '[' .. message .. ', "", ' .. ARGV[4 + 3 * q] .. ']'
+        index[#index + 1] = moment
+        index[#index + 1] = tag
+        leases[#leases + 1] = moment + lease
+        leases[#leases + 1] = tag
+      end
+      number = number + 1
+      most = most - 1
+    end
+  end
+end
+
+for q = 1, queues do
+  promote(kinds[q], names[q], moment)
+  take(q, math.min(share, wanted - #taken / 2))
+end
+for q = 1, queues do
+  if #taken / 2 < wanted then take(q, wanted - #taken / 2) end
+end
+
+if #held > 0 then
+  redis.call('HSET', UNACKED, unpack(held))
+  redis.call('ZADD', UNACKED_INDEX, unpack(index))
+  redis.call('ZADD', LEASES, unpack(leases))
+end
+
+local due = false
+if #taken / 2 < wanted then
+  -- Read the keys that were found empty, so that tracking tells of what comes into them.
+  redis.call('EXISTS', unpack(KEYS))
+  for q = 1, queues do
+    local first = redis.call('ZRANGE', KEYS[(q - 1) * (#STEPS + 1) + 1], 0, 0, 'WITHSCORES')
+    if first[2] then
+      local left = math.max(tonumber(first[2]) - moment, 0)
+      if not due or left < due then due = left end
+    end
+  end
+end
+return {taken, due and tostring(due)}

@@ -1,0 +1,30 @@
+-- Removes a queue with all its messages, also those that are taken and unacknowledged, its bindings and its record.
+-- ARGV: queue; the end of the record of a delivery that a stock consumer took from it.
+local queue = ARGV[1]
+local count = purge(queue)
+redis.call('HDEL', QUEUES, queue)
+
+local tags = {}
+for _, tag in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
+  if string.match(tag, '^[^:]*:[^:]*:(.*)$') == queue then tags[#tags + 1] = tag end
+end
+local records = redis.call('HGETALL', UNACKED)
+for i = 1, #records, 2 do
+  if string.sub(records[i + 1], -#ARGV[2]) == ARGV[2] then tags[#tags + 1] = records[i] end
+end
+for _, tag in ipairs(tags) do
+  redis.call('HDEL', UNACKED, tag)
+  redis.call('ZREM', UNACKED_INDEX, tag)
+  redis.call('ZREM', LEASES, tag)
+  redis.call('HDEL', STARTED, tag)
+end
+
+local ending = SEP .. queue
+for _, exchange in ipairs(redis.call('HKEYS', EXCHANGES)) do
+  for _, table in ipairs({PREFIX .. BINDINGS .. exchange, PREFIX .. BINDINGS_PERMANENT .. exchange}) do
+    for _, binding in ipairs(redis.call('SMEMBERS', table)) do
+      if string.sub(binding, -#ending) == ending then redis.call('SREM', table, binding) end
+    end
+  end
+end
+return count

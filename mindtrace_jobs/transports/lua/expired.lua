@@ -1,0 +1,17 @@
+-- The deliveries whose lease has expired, latest first, at most ARGV[1]: {tag, record, started, type of queue, ...}.
+-- Leases without a delivery are dropped.
+local found = {}
+for _, tag in ipairs(redis.call('ZREVRANGEBYSCORE', LEASES, now(), '-inf', 'LIMIT', 0, ARGV[1])) do
+  local record = redis.call('HGET', UNACKED, tag)
+  if record then
+    found[#found + 1] = tag
+    found[#found + 1] = record
+    found[#found + 1] = redis.call('HEXISTS', STARTED, tag)
+    found[#found + 1] = redis.call('HGET', QUEUES, string.match(tag, '^[^:]*:[^:]*:(.*)$')) or ''
+  else
+    redis.call('ZREM', LEASES, tag)
+    redis.call('ZREM', UNACKED_INDEX, tag)
+    redis.call('HDEL', STARTED, tag)
+  end
+end
+return found

@@ -1,0 +1,121 @@
+"""Kombu's Redis transport made to lose nothing.
+
+Kombu takes a message with BRPOP and records it as unacknowledged afterwards; here one script does both. What is taken is
+held under a lease that this process renews while it lives, so that work may last for hours while a dead worker's
+messages are back within a minute. Keys and formats are Kombu's own: stock processes may publish to, consume from and
+restore on the same server at the same time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from queue import Empty
+from typing import Any
+
+import redis
+import redis.sentinel
+from kombu.transport import redis as kombu_redis
+from kombu.utils.url import _parse_url
+
+from mindtrace_jobs.transports.redis_channel import LeasedChannel
+from mindtrace_jobs.transports.redis_connections import OPTIONS
+from mindtrace_jobs.transports.redis_poller import Poller
+
+__all__ = ["Channel", "SentinelChannel", "SentinelTransport", "TLSTransport", "Transport"]
+
+logger = logging.getLogger(__name__)
+
+
+class Channel(LeasedChannel):
+    """A channel to one Redis server."""
+
+
+class SentinelChannel(LeasedChannel, kombu_redis.SentinelChannel):
+    """A channel to the master that Sentinel names."""
+
+    master_name: Any = None
+    from_transport_options: Any = (*kombu_redis.SentinelChannel.from_transport_options, *OPTIONS)
+
+    def _sentinel_managed_pool(self, asynchronous: bool = False) -> Any:
+        if not self.master_name:
+            raise ValueError("a sentinel:// broker needs the transport option 'master_name'")
+        params = self._connparams(asynchronous)
+        first = params.pop("host"), params.pop("port")
+        # Kombu knows only its own scheme here.
+        urls = [_parse_url(url) for url in self.connection.client.alt or () if "://" in url]
+        others = [(url.hostname, url.port or self.connection.default_port) for url in urls if "sentinel" in url.scheme]
+        manager = redis.sentinel.Sentinel(
+            others or [first],
+            min_other_sentinels=getattr(self, "min_other_sentinels", 0),
+            sentinel_kwargs=getattr(self, "sentinel_kwargs", None),
+            **params,
+        )
+        # For Kombu, which closes it.
+        setattr(self, "_async_sentinel_manager" if asynchronous else "_sentinel_manager", manager)
+        login = {name: params[name] for name in ("username", "password") if name in params}
+        return manager.master_for(self.master_name, redis.Redis, **login).connection_pool
+
+
+class Transport(kombu_redis.Transport):
+    """See ``LeasedChannel`` for what differs from Kombu's."""
+
+    Channel: Any = Channel
+    cycle: Any
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        if client.ssl is True:
+            # Kombu would take this for no TLS at all.
+            client.ssl = {"ssl_cert_reqs": "required"}
+        super().__init__(client, **kwargs)
+        self.cycle = Poller()
+
+    @property
+    def supports_batch_publish(self) -> bool:
+        """Commands are never repeated behind the caller's back, so a batch is always safe."""
+        return True
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:  # type: ignore[override]
+        """Deliver one message to its consumer.
+
+        Args:
+            connection: The transport itself, as Kombu has it.
+            timeout: Seconds to wait for one; what is there already is delivered even with 0. None: for ever.
+
+        Raises:
+            TimeoutError: there was none.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                self.cycle.get(self._deliver, timeout=left)
+                return
+            except Empty:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError from None
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Let an event loop, Celery's, drive this transport."""
+        super().register_with_event_loop(connection, loop)
+        self.cycle.watch_bell(loop)
+
+
+class TLSTransport(Transport):
+    """The transport of ``mtrediss://``.
+
+    Without ``ssl`` options in the URL it does not check the server's certificate, as Kombu's ``rediss://``.
+    """
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        if not client.ssl:
+            logger.warning("rediss:// without ssl options: the server's certificate is not checked")
+            client.ssl = {"ssl_cert_reqs": "none"}
+        super().__init__(client, **kwargs)
+
+
+class SentinelTransport(Transport):
+    """The transport for a server behind Sentinel."""
+
+    default_port: Any = kombu_redis.SentinelTransport.default_port
+    Channel: Any = SentinelChannel

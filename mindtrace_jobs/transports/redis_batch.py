@@ -1,0 +1,117 @@
+"""Publishing many messages in few round trips: what Kombu's ``Producer.batch()`` is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import BatchPublishError
+
+from mindtrace_jobs.transports.redis_scripts import Script
+from mindtrace_jobs.transports.redis_wire import raise_first
+
+if TYPE_CHECKING:
+    from mindtrace_jobs.transports.redis_channel import LeasedChannel
+
+#: Messages in one call of the script: bounds how long the server is busy with it.
+_TOGETHER = 50
+
+
+class PublishBatch:
+    """Collects publishes and sends them in one pipeline, messages to one queue in calls of several.
+
+    Args:
+        channel: The channel to publish through.
+        max_size: Messages after which it sends by itself.
+    """
+
+    def __init__(self, channel: LeasedChannel, max_size: int) -> None:
+        self.channel = channel
+        self._max_size = max_size
+        self._calls: list[tuple[Script, list[Any]]] = []
+        self._mandatory: dict[int, tuple[str, str]] = {}
+        self._published: list[tuple[str, str]] = []
+        self._last: tuple[Any, ...] | None = None
+        self._room = 0
+        self._count = 0
+        self._failed: BaseException | None = None
+        self._closed = False
+
+    def publish(self, message: Any, **kwargs: Any) -> Any:
+        """Take one prepared message; ``kwargs`` as ``basic_publish`` takes them.
+
+        Raises:
+            BatchPublishError: the batch failed before.
+        """
+        self._check()
+        result = self.channel.basic_publish(message, _publish_batch=self, **kwargs)
+        if self._count >= self._max_size:
+            self.flush()
+        return result
+
+    def to_queue(self, call: tuple[Any, ...], message: tuple[Any, ...]) -> None:
+        """Add a message for a queue: the arguments of the script ``publish``."""
+        if call == self._last and self._room > 0:
+            self._calls[-1][1].extend(message)
+            self._room -= 1
+        else:
+            self._calls.append((self.channel.store.scripts["publish"], [*call, *message]))
+            self._last, self._room = call, _TOGETHER - 1
+        self._count += 1
+
+    def to_exchange(self, args: tuple[Any, ...], *, mandatory: bool) -> None:
+        """Add a message for an exchange: the arguments of the script ``route``."""
+        if mandatory:
+            self._mandatory[len(self._calls)] = (args[0], args[2])
+        self._calls.append((self.channel.store.scripts["route"], list(args)))
+        self._last = None
+        self._count += 1
+
+    def to_subscribers(self, topic: str, payload: str) -> None:
+        """Add a broadcast."""
+        self._published.append((topic, payload))
+        self._count += 1
+
+    def flush(self) -> None:
+        """Send what was collected.
+
+        Raises:
+            BatchPublishError: some of it may not have arrived; the cause says why.
+            ChannelError: a mandatory message found no queue; the others arrived.
+        """
+        self._check()
+        calls, mandatory, published = self._calls, self._mandatory, self._published
+        self._reset()
+        try:
+            replies = self.channel.store.wire.scripts(calls) if calls else []
+            if published:
+                replies += self.channel.store.wire.pipeline([("PUBLISH", *one) for one in published])
+            raise_first(replies)
+        except BaseException as error:
+            self._failed = error
+            if isinstance(error, Exception):
+                raise BatchPublishError(
+                    f"publishing a batch failed, some of it may not have arrived: {error}"
+                ) from error
+            raise
+        for index, (exchange, routing_key) in mandatory.items():
+            if not replies[index]:
+                self.channel.unroutable(exchange, routing_key)
+
+    def discard(self) -> None:
+        """Forget what was not sent."""
+        self._reset()
+        self._closed = True
+
+    def close(self) -> None:
+        """End the batch."""
+        self._closed = True
+
+    def _reset(self) -> None:
+        self._calls, self._mandatory, self._published = [], {}, []
+        self._last, self._room, self._count = None, 0, 0
+
+    def _check(self) -> None:
+        if self._closed:
+            raise RuntimeError("this batch is closed")
+        if self._failed is not None:
+            raise BatchPublishError("this batch failed before and takes no more") from self._failed

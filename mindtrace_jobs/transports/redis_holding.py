@@ -1,0 +1,166 @@
+"""What a channel holds unacknowledged: under which lease, and how it is settled."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from mindtrace_jobs.transports.redis_exchanges import ExchangesChannel
+from mindtrace_jobs.transports.redis_leases import keeper
+from mindtrace_jobs.transports.redis_qos import LeasedQoS
+from mindtrace_jobs.transports.redis_store import Held
+
+logger = logging.getLogger(__name__)
+
+
+class HoldingChannel(ExchangesChannel):
+    """A channel that knows what it holds, renews it and settles it. Safe to settle from any thread."""
+
+    QoS: Any = LeasedQoS
+
+    #: Delivery tags whose lease was lost while this channel held them: they are or were with somebody else.
+    lost_deliveries: set[str]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.held: dict[str, Held] = {}
+        self.lost_deliveries = set()
+        #: Claimed and not yet passed to a consumer.
+        self._inbox: deque[Held] = deque()
+        self._kept = False
+        #: The prefixes of the delivery tags this channel made, here and before a fork.
+        self._prefixes: tuple[str, ...] = ()
+        super().__init__(*args, **kwargs)
+
+    # --- settling
+
+    def claimed(self, tag: str) -> bool:
+        """Whether a delivery tag was made by a claim of this channel."""
+        return tag.startswith((self.store.identity, *self._prefixes))
+
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
+        """See ``JobsChannel.basic_ack``. Raises redis-py's errors when the server can't be reached."""
+        if multiple:
+            self.acknowledge_many([tag for tag in self._before(delivery_tag) if tag != delivery_tag])
+        self.qos.ack(delivery_tag)
+
+    def acknowledge_soon(self, delivery_tag: str) -> None:
+        """Acknowledge at once, without waiting for the server's word.
+
+        Should the connection break before the server has read it, the message is back when its lease ends. A lease that
+        was lost before is reported with the next command.
+        """
+        if self.held.pop(delivery_tag, None) is None:
+            self._too_late(delivery_tag)
+        else:
+            self.store.acknowledge_soon(delivery_tag, self._too_late)
+        self.qos._settled(delivery_tag)
+
+    def acknowledge_many(self, tags: Sequence[str]) -> None:
+        """Acknowledge several deliveries in one round trip."""
+        self.settle_acknowledged(tags)
+        for tag in tags:
+            self.qos._settled(tag)
+
+    def _before(self, tag: str) -> list[str]:
+        tags = [other for other in self.qos._delivered if self.claimed(other) and other in self.held]
+        return tags[: tags.index(tag)] if tag in tags else []
+
+    def mark_started(self, delivery_tag: str) -> None:
+        """See ``JobsChannel.mark_started``. Sent at once, and not waited for."""
+        held = self.held.get(delivery_tag)
+        if held is not None and not held.started:
+            held.started = True
+            self.store.start(delivery_tag)
+
+    def settle_acknowledged(self, tags: Sequence[str]) -> None:
+        """Remove deliveries from the server."""
+        self._settle(tags, lambda mine: self.store.acknowledge([held.tag for held in mine]))
+
+    def settle_given_back(self, tags: Sequence[str], *, vanished: bool = False) -> None:
+        """Put deliveries back at the front of their queues."""
+        self._settle(tags, lambda mine: self.store.give_back(sorted(mine, key=_age), vanished=vanished))
+        given = set(tags)
+        self._inbox = deque(held for held in self._inbox if held.tag not in given)
+
+    def _settle(self, tags: Sequence[str], how: Callable[[list[Held]], set[str]]) -> None:
+        mine = [held for tag in tags if (held := self.held.get(tag))]
+        for held in mine:
+            # What is missing on the server from here on is not lost.
+            held.settling = True
+        try:
+            lost = how(mine) if mine else set()
+        except BaseException:
+            # Whatever became of it, it has to be renewed until that is known.
+            for held in mine:
+                held.settling = False
+            raise
+        settled = {held.tag for held in mine}
+        for tag in settled:
+            self.held.pop(tag, None)
+        for tag in [*lost, *(tag for tag in tags if tag not in settled)]:
+            self._too_late(tag)
+
+    def _too_late(self, tag: str) -> None:
+        self.lost_deliveries.add(tag)
+        logger.warning(
+            "delivery %s came back too late: its lease had expired, and the message is with another consumer or was",
+            tag,
+        )
+
+    def settle_all(self) -> None:
+        """Put everything back: the holder goes away."""
+        self.settle_given_back(list(self.held), vanished=True)
+
+    def credit_returned(self) -> None:
+        """A delivery was settled: there may be credit to claim with."""
+        if self.connection is not None:
+            self.connection.cycle.credit_returned()
+
+    # --- leases
+
+    def _keep(self) -> None:
+        if not self._kept:
+            self._kept = True
+            keeper.add(self)
+
+    @property
+    def renew_every(self) -> float:
+        """Seconds between renewals: in time for the lease, and for stock processes, which restore by the other rule."""
+        return float(min(self.lease, self.visibility_timeout)) / 3
+
+    def tags(self) -> list[str]:
+        """The delivery tags this channel holds."""
+        return list(self.held)
+
+    def consumed(self) -> list[str]:
+        """The queues it consumes."""
+        return [] if self._closing else self.active_queues
+
+    def lost(self, tags: Iterable[str]) -> None:
+        """Learn that deliveries are not this channel's any more. Called by the thread that renews."""
+        for tag in tags:
+            held = self.held.get(tag)
+            if held is not None and not held.settling:
+                self.held.pop(tag, None)
+                self.lost_deliveries.add(tag)
+                logger.warning("the lease of delivery %s expired: this process could not renew it in time", tag)
+
+    def _forget_held(self) -> None:
+        """In a forked child: what is held is the parent's, and so are the names under which it is."""
+        self.held.clear()
+        self._inbox.clear()
+        self._kept = False
+        if self._qos is not None:
+            self._qos._delivered.clear()
+            self._qos._dirty.clear()
+        if "store" in self.__dict__:
+            self._prefixes += (self.store.identity,)
+            self.store.identity = uuid4().hex
+
+
+def _age(held: Held) -> str:
+    """Sorts what one channel holds in the order in which it was taken."""
+    return held.tag

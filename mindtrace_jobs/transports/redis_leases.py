@@ -1,0 +1,204 @@
+"""The thread that keeps this process's leases alive and puts back what dead holders took.
+
+One native thread per process, so that leases are renewed while the main thread runs a job, whatever the job does short
+of holding the interpreter's lock. It asks the server for nothing unless this process takes messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Protocol
+
+from redis.exceptions import RedisError
+
+from mindtrace_jobs.transports.redis_store import Store
+from mindtrace_jobs.transports.redis_wire import Wire
+
+logger = logging.getLogger(__name__)
+
+_SHORTEST_SWEEP, _LONGEST_SWEEP = 0.5, 15.0
+#: Seconds until a renewal that failed is tried again.
+_LONGEST_RETRY = 1.0
+
+
+class Holder(Protocol):
+    """What holds deliveries: a channel."""
+
+    @property
+    def store(self) -> Store:
+        """What it does on its server."""
+
+    @property
+    def server(self) -> Hashable:
+        """Tells servers, and key prefixes on them, apart."""
+
+    @property
+    def renew_every(self) -> float:
+        """Seconds between renewals."""
+
+    def tags(self) -> list[str]:
+        """The delivery tags it holds."""
+
+    def consumed(self) -> list[str]:
+        """The queues it consumes."""
+
+    def lost(self, tags: Iterable[str]) -> None:
+        """Learn that deliveries are not its own any more."""
+
+    def connector(self) -> Callable[[], Any]:
+        """A function that makes connections to its server and outlives it."""
+
+
+class LeaseKeeper:
+    """Renews the leases of the holders of this process; safe for threads and forks."""
+
+    _running: bool
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def add(self, holder: Holder) -> None:
+        """Renew for this holder until ``discard``."""
+        with self._lock:
+            self._holders[id(holder)] = weakref.ref(holder)
+            if not self._running:
+                self._running = True
+                _original("_thread", "start_new_thread")(self._run, ())
+        self._wake()
+
+    def discard(self, holder: Holder) -> None:
+        """Renew no longer for it."""
+        with self._lock:
+            self._holders.pop(id(holder), None)
+        self._wake()
+
+    def sweep(self, holder: Holder) -> int:
+        """Restore what expired on a holder's server now, unless that was done a moment ago; returns how many."""
+        if time.monotonic() < self._next_sweep.get(holder.server, 0.0):
+            return 0
+        self._next_sweep[holder.server] = time.monotonic() + sweep_every(holder.store.lease)
+        return holder.store.restore_expired(holder.store.wire)
+
+    def after_fork_in_child(self) -> None:
+        """There is no thread here, and nothing of what the parent holds is ours."""
+        for descriptor in self._pipe:
+            os.close(descriptor)
+        for wire in self._wires.values():
+            wire.drop()
+        self._reset()
+
+    # --- details
+
+    def _reset(self) -> None:
+        self._lock = _original("_thread", "allocate_lock")()
+        self._holders: dict[int, weakref.ref[Any]] = {}
+        self._wires: dict[Hashable, Wire] = {}
+        self._next_sweep: dict[Hashable, float] = {}
+        self._pipe: tuple[int, ...] = ()
+        self._running = False
+
+    def _wake(self) -> None:
+        with self._lock:
+            if self._pipe:
+                # A full pipe wakes it up as well.
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._pipe[1], b"x")
+
+    def _live(self) -> list[Any]:
+        holders = [reference() for reference in list(self._holders.values())]
+        return [holder for holder in holders if holder is not None]
+
+    def _run(self) -> None:
+        pipe = os.pipe()
+        for descriptor in pipe:
+            os.set_blocking(descriptor, False)
+        wires: dict[Hashable, Wire] = {}
+        with self._lock:
+            self._pipe, self._wires = pipe, wires
+        try:
+            while True:
+                with self._lock:
+                    holders = self._live()
+                    if not holders:
+                        # A holder that comes now starts another thread.
+                        self._running = False
+                        self._pipe, self._wires = (), {}
+                        return
+                try:
+                    pause = self._tick(holders, wires)
+                except Exception:
+                    # Without renewal everything this process holds would be run again elsewhere: go on.
+                    logger.exception("renewing leases failed unexpectedly")
+                    pause = _LONGEST_RETRY
+                holders.clear()
+                self._wait(pipe[0], pause)
+        finally:
+            for descriptor in pipe:
+                os.close(descriptor)
+            for wire in wires.values():
+                wire.close()
+
+    def _tick(self, holders: list[Any], wires: dict[Hashable, Wire]) -> float:
+        """Renew and sweep what is due; returns the seconds until there is something to do again."""
+        pause = _LONGEST_SWEEP
+        servers: dict[Hashable, list[Any]] = {}
+        for holder in holders:
+            servers.setdefault(holder.server, []).append(holder)
+            pause = min(pause, holder.renew_every)
+        for server in set(wires) - set(servers):
+            wires.pop(server).close()
+        for server, group in servers.items():
+            interval = sweep_every(min(holder.store.lease for holder in group))
+            wire = wires.get(server)
+            if wire is None:
+                wire = wires[server] = Wire(group[0].connector())
+            try:
+                for holder in group:
+                    self._renew(holder, wire)
+                if time.monotonic() >= self._next_sweep.get(server, 0.0):
+                    self._next_sweep[server] = time.monotonic() + interval
+                    group[0].store.restore_expired(wire)
+            except (RedisError, OSError) as error:
+                logger.debug("renewing leases failed: %s; trying again", error)
+                wire.close()
+                wires.pop(server, None)
+                pause = min(pause, _LONGEST_RETRY)
+            pause = min(pause, interval)
+        return pause
+
+    @staticmethod
+    def _renew(holder: Any, wire: Wire) -> None:
+        tags, consumed = holder.tags(), holder.consumed()
+        if tags or consumed:
+            lost = holder.store.renew(wire, tags, consumed)
+            if lost:
+                holder.lost(lost)
+
+    @staticmethod
+    def _wait(reader: int, seconds: float) -> None:
+        readable, _, _ = _original("select", "select")([reader], [], [], seconds)
+        if readable:
+            os.read(reader, 4096)
+
+
+def sweep_every(lease: float) -> float:
+    """Seconds between the sweeps of a process."""
+    return max(_SHORTEST_SWEEP, min(_LONGEST_SWEEP, lease / 4))
+
+
+def _original(module: str, name: str) -> Any:
+    """A function as it was before gevent replaced it: the keeper must run beside the loop, not in it."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None:
+        return monkey.get_original(module, name)
+    return getattr(importlib.import_module(module), name)
+
+
+keeper = LeaseKeeper()

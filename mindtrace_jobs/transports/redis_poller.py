@@ -1,0 +1,235 @@
+"""The loop of all channels of one connection, under ``drain_events`` and in Celery's event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+
+from kombu.transport import redis as kombu_redis
+from kombu.utils.eventio import ERR, READ, poll
+
+if TYPE_CHECKING:
+    from mindtrace_jobs.transports.redis_channel import LeasedChannel
+
+#: Seconds between looks for credit that another thread may have returned by acknowledging.
+_CREDIT_POLL = 0.05
+#: Seconds within which the event loop takes a turn whatever happens: Kombu has a timer of that period.
+_TURN = 1.0
+#: Seconds by which a timer may be off.
+_TIMER_TOLERANCE = 0.002
+
+
+class Poller(kombu_redis.MultiChannelPoller):
+    """Waits for messages of every channel at once; what Kombu does with BRPOP is done by claims here.
+
+    Kombu's part stays: PUB/SUB for broadcast, the registration of sockets, and the timers of its event loop.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Celery's event loop, once it runs this.
+        self.loop: Any = None
+        self._thread = 0
+        self._turn = 0
+        self._restore_at = 0.0
+        self._timer: Any = None
+        self._timer_at = 0.0
+        #: Pipe by which the event loop is woken.
+        self._bell: tuple[int, ...] = ()
+
+    # --- drain_events
+
+    def get(self, callback: Any, timeout: float | None = None) -> None:
+        """Deliver one message, waiting for it at most ``timeout`` seconds; raises Empty if there was none.
+
+        May raise Empty earlier, to be called again.
+        """
+        self._in_protected_read = True
+        try:
+            self.maybe_refresh_binding_expiry()
+            if self._deliver_one():
+                return
+            self._restore_stock()
+            pause = self._watch_all(timeout)
+            for fileno, event in self.poller.poll(pause) or ():
+                if self._handle(fileno, event):
+                    return
+            if self._deliver_one():
+                return
+            raise Empty
+        finally:
+            self._in_protected_read = False
+            while self.after_read:
+                self.after_read.pop()()
+
+    def _deliver_one(self) -> bool:
+        channels = list(self._channels)
+        if len(channels) > 1:
+            # Each channel in turn, so that none starves.
+            channels.sort(key=lambda channel: channel.channel_id)
+            self._turn += 1
+            turn = self._turn % len(channels)
+            channels = channels[turn:] + channels[:turn]
+        for channel in channels:
+            if channel.deliver_one():
+                return True
+        return any(channel.claim() and channel.deliver_one() for channel in channels)
+
+    def _watch_all(self, timeout: float | None) -> float:
+        """Register every socket to wait for; returns the seconds to wait at most."""
+        pause = kombu_redis.DEFAULT_HEALTH_CHECK_INTERVAL if timeout is None else timeout
+        for channel in list(self._channels):
+            if channel.active_queues:
+                # Watching may read what there is to know; so look after it.
+                self._watch(channel)
+                pause = min(pause, channel.waiter.left if channel.has_credit() else _CREDIT_POLL)
+            if channel.active_fanout_queues:
+                self._register_LISTEN(channel)
+        return max(0.0, float(pause))
+
+    def _handle(self, fileno: int, event: int) -> bool:
+        """Handle a readable socket; returns whether a message was delivered."""
+        channel, kind = self._fd_to_chan.get(fileno, (None, None))
+        if channel is None:
+            return False
+        if kind == "CLAIM":
+            channel.waiter.wake()
+            return False
+        if event & READ:
+            try:
+                return bool(channel.handlers[kind]())
+            except Empty:
+                return False
+        if event & ERR:
+            channel._poll_error(kind)
+        return False
+
+    def _restore_stock(self) -> None:
+        """Now and then put back what stock consumers took and let time out, by Kombu's own rule."""
+        if self._restore_at <= time.monotonic():
+            for channel in list(self._channels):
+                if channel.active_queues:
+                    pause = channel.unacked_restore_interval * channel.unacked_restore_throttle
+                    self._restore_at = time.monotonic() + max(pause, 1)
+                    channel.qos.restore_visible(num=channel.unacked_restore_limit, interval=1)
+                    return
+
+    # --- the event loop
+
+    def on_poll_start(self) -> None:
+        """At each turn of the event loop: claim and deliver what credit allows, then watch the sockets."""
+        pauses: list[float] = []
+        for channel in list(self._channels):
+            if channel.active_queues and channel.deliver_available():
+                # Consumers put off what they have to do, such as to acknowledge, to the next turn.
+                pauses.append(0)
+            # A callback may have cancelled or closed it.
+            if channel.active_queues:
+                # Watching may read what there is to know; so look after it.
+                self._watch(channel)
+                if channel.has_credit():
+                    pauses.append(channel.waiter.left)
+            if channel.active_fanout_queues:
+                self._register_LISTEN(channel)
+        self._come_back(min(pauses, default=None))
+
+    def _come_back(self, seconds: float | None) -> None:
+        """Have the next turn of the event loop in so many seconds at the latest."""
+        if self.loop is None or seconds is None:
+            return
+        at = time.monotonic() + seconds
+        # Every turn comes here, so a timer that fits is kept. Later than in a second there is a turn anyway.
+        if seconds > 0:
+            if abs(at - self._timer_at) < _TIMER_TOLERANCE or seconds > _TURN:
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._timer_at = self.loop.call_later(seconds, _nothing), at
+        # The loop has already decided how long it is going to wait in this turn.
+        self._ring()
+
+    def watch_bell(self, loop: Any) -> None:
+        """Let the event loop, which this becomes a part of, be woken by ``_ring``."""
+        self.loop = loop
+        self._thread = threading.get_ident()
+        if not self._bell:
+            self._bell = os.pipe()
+            for descriptor in self._bell:
+                os.set_blocking(descriptor, False)
+        loop.add_reader(self._bell[0], self._silence)
+
+    def _ring(self) -> None:
+        if self._bell:
+            # A full pipe wakes it up as well.
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._bell[1], b"x")
+
+    def _silence(self, *_: Any) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._bell[0], 4096)
+
+    def close(self) -> None:
+        """Forget every channel."""
+        super().close()
+        if self._bell:
+            bell, self._bell = self._bell, ()
+            if self.loop is not None:
+                self.loop.remove(bell[0])
+            for descriptor in bell:
+                os.close(descriptor)
+
+    def on_readable(self, fileno: int) -> None:
+        """A socket of the event loop is readable."""
+        channel, kind = self._fd_to_chan.get(fileno, (None, None))
+        if kind == "CLAIM":
+            # The next turn, which follows at once, claims.
+            channel.waiter.wake()
+        elif channel is not None:
+            super().on_readable(fileno)
+
+    def credit_returned(self) -> None:
+        """Called when another thread than the loop's may have acknowledged."""
+        if self.loop is not None and threading.get_ident() != self._thread:
+            self._ring()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the parent's poller alone: unregistering here would unregister there."""
+        self._fd_to_chan.clear()
+        self._chan_to_sock.clear()
+        self.poller = poll()
+        self.loop = None
+        bell, self._bell = self._bell, ()
+        for descriptor in bell:
+            os.close(descriptor)
+
+    # --- sockets
+
+    def _watch(self, channel: LeasedChannel) -> None:
+        waiter = channel.waiter
+        ident = (channel, waiter, "CLAIM")
+        connection = waiter.connection
+        if self._chan_to_sock.get(ident) is not connection._sock:
+            self._chan_to_sock.pop(ident, None)
+            for fileno, owner in list(self._fd_to_chan.items()):
+                if owner == (channel, "CLAIM"):
+                    del self._fd_to_chan[fileno]
+            self._register(channel, waiter, "CLAIM")
+
+    def forget(self, channel: LeasedChannel) -> None:
+        """Watch a channel's sockets no longer."""
+        for ident, sock in list(self._chan_to_sock.items()):
+            if ident[0] is channel:
+                with contextlib.suppress(AttributeError, KeyError, OSError, ValueError):
+                    self._unregister_from_poll(sock.fileno())
+                del self._chan_to_sock[ident]
+        for fileno, (owner, _) in list(self._fd_to_chan.items()):
+            if owner is channel:
+                del self._fd_to_chan[fileno]
+
+
+def _nothing() -> None:
+    """Something for a timer to call: its turn of the event loop is what matters."""

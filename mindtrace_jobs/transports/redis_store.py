@@ -1,0 +1,330 @@
+"""What the transport does on a Redis server, in a dozen typed calls. Knows nothing of channels and connections."""
+
+from __future__ import annotations
+
+import json
+import logging
+from bisect import bisect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from mindtrace_jobs.transports import redis_messages as messages
+from mindtrace_jobs.transports.redis_messages import Payload
+from mindtrace_jobs.transports.redis_scripts import (
+    BINDINGS,
+    BINDINGS_PERMANENT,
+    CONSUMERS,
+    EXCHANGES,
+    QUEUES,
+    Keys,
+    Script,
+    scripts,
+)
+from mindtrace_jobs.transports.redis_wire import Wire, raise_first
+
+logger = logging.getLogger(__name__)
+
+#: Tags in one call of a script: bounds how long the server is busy with it.
+_CHUNK = 500
+
+
+@dataclass(slots=True)
+class Held:
+    """A delivery that this process has taken and not yet settled."""
+
+    tag: str
+    queue: str
+    payload: Payload
+    #: Came to a consumer, which may have taken it ahead of time.
+    consumed: bool = False
+    #: Work on it has begun.
+    started: bool = False
+    #: It is being acknowledged or given back.
+    settling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim brought.
+
+    Attributes:
+        deliveries: What was taken, in order.
+        short: Whether less was there than asked for.
+        due: Seconds until the next delayed message is due, if less was there and one is known.
+    """
+
+    deliveries: list[Held]
+    short: bool
+    due: float | None
+
+
+class Store:
+    """The server's side of one channel.
+
+    Args:
+        wire: The connection for commands.
+        keys: The names of the keys.
+        lease: Seconds a delivery stays with a holder that does not renew it.
+    """
+
+    def __init__(self, wire: Wire, keys: Keys, lease: float) -> None:
+        self.wire = wire
+        self.keys = keys
+        self.lease = lease
+        self.scripts: dict[str, Script] = scripts(keys)
+        #: Names this channel on the server: the prefix of its delivery tags and of its consumers.
+        self.identity = uuid4().hex
+        self._number = 0
+
+    # --- publishing
+
+    def publish_args(
+        self, queue: str, payload: Payload, *, declare: bool, expires: int | None
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The arguments of the script ``publish``: those of the call and those of this message.
+
+        Takes ``delay`` out of the message's properties.
+        """
+        delay = _delay(payload)
+        return (queue, "1" if declare else "", expires or 0), (self._step(payload), delay, messages.dump(payload))
+
+    def publish(self, queue: str, payload: Payload, *, declare: bool = False, expires: int | None = None) -> None:
+        """Add a message to a queue.
+
+        Args:
+            queue: The queue.
+            payload: The message; a property ``delay`` is the seconds for which it is held back.
+            declare: Record the queue as a fifo queue if it is unknown and empty.
+            expires: Milliseconds after which the queue vanishes unless it is used.
+        """
+        call, message = self.publish_args(queue, payload, declare=declare, expires=expires)
+        self.wire.script(self.scripts["publish"], args=(*call, *message))
+
+    def route_args(self, exchange: str, kind: str, routing_key: str, payload: Payload) -> tuple[Any, ...]:
+        """The arguments of the script ``route``. Takes ``delay`` out of the message's properties."""
+        delay = _delay(payload)
+        return exchange, kind, routing_key, self._step(payload), delay, messages.dump(payload)
+
+    def route(self, exchange: str, kind: str, routing_key: str, payload: Payload) -> int:
+        """Add a message to every queue that an exchange delivers to; returns how many these are.
+
+        Args:
+            exchange: The exchange.
+            kind: Its type, if the server has no record of it.
+            routing_key: What it routes by.
+            payload: The message.
+        """
+        return int(self.wire.script(self.scripts["route"], args=self.route_args(exchange, kind, routing_key, payload)))
+
+    # --- taking and settling
+
+    def claim(self, queues: Sequence[tuple[str, bool]], wanted: int, share: int, wire: Wire | None = None) -> Claim:
+        """Take up to ``wanted`` messages.
+
+        Args:
+            queues: Each queue in turn, and whether its deliveries need no acknowledgement: they are gone at once.
+            wanted: The most to take.
+            share: The most to take from one queue while others have any.
+            wire: The connection to use, if not this store's: the one that waits.
+        """
+        keys: list[str] = []
+        args: list[Any] = [wanted, share, self.identity, self._number, self.lease]
+        for queue, no_ack in queues:
+            keys += [self.keys.delayed(queue), *self.keys.lists(queue)]
+            args += [queue, json.dumps(queue), "1" if no_ack else ""]
+        first = self._number
+        # Whatever becomes of the reply, these numbers may be in use.
+        self._number += wanted
+        taken, due = (wire or self.wire).script(self.scripts["claim"], keys, args)
+        deliveries = []
+        for offset in range(0, len(taken), 2):
+            queue = queues[taken[offset] - 1][0]
+            tag = f"{self.identity}:{first + offset // 2:012d}:{queue}"
+            deliveries.append(Held(tag, queue, messages.load(taken[offset + 1], tag, queue)))
+        return Claim(deliveries, len(deliveries) < wanted, None if due is None else float(due))
+
+    def acknowledge(self, tags: Sequence[str]) -> set[str]:
+        """Remove deliveries; returns those that were not this holder's any more."""
+        lost: set[str] = set()
+        for chunk in _chunks(tags):
+            lost.update(tag.decode() for tag in self.wire.script(self.scripts["ack"], args=chunk))
+        return lost
+
+    def acknowledge_soon(self, tag: str, lost: Callable[[str], None]) -> None:
+        """Remove a delivery without waiting for the server's word; ``lost`` is called if it was not this holder's."""
+        self.wire.post(self.scripts["ack"], (tag,), lambda gone: lost(tag) if gone else None)
+
+    def start(self, tag: str) -> None:
+        """Mark a delivery as started. Sent, and not waited for."""
+        self.wire.post(self.scripts["start"], (tag,))
+
+    def give_back(self, deliveries: Sequence[Held], *, vanished: bool) -> set[str]:
+        """Put deliveries back at the front of their queues, in their order; returns those that were lost before.
+
+        Args:
+            deliveries: In the order in which they were taken.
+            vanished: Their holder goes away without a word about them; else it hands them back by itself.
+        """
+        kinds = self.kinds({held.queue for held in deliveries})
+        lost: set[str] = set()
+        for chunk in _chunks(list(reversed(deliveries)), 100):
+            args: list[Any] = [""]
+            for held in chunk:
+                # A consumer takes ahead; what it gives back untouched was not really delivered.
+                delivered = held.started or not held.consumed
+                text = messages.returned(held.payload, delivered=delivered, attempted=held.started and vanished)
+                args += [held.tag, self._front(held.queue, kinds[held.queue], held.payload), text]
+            lost.update(tag.decode() for tag in self.wire.script(self.scripts["give_back"], args=args))
+        return lost
+
+    # --- leases
+
+    def renew(self, wire: Wire, tags: Sequence[str], consumers: Sequence[str]) -> set[str]:
+        """Renew leases; returns the tags whose lease was lost. ``consumers`` are the queues it consumes."""
+        chunks = _chunks(tags) or [()]
+        calls = [(self.scripts["renew"], [self.lease, len(chunk), *chunk]) for chunk in chunks]
+        calls[0][1].extend(self.consumer(queue) for queue in consumers)
+        replies = wire.scripts(calls)
+        raise_first(replies)
+        return {tag.decode() for reply in replies for tag in reply}
+
+    def restore_expired(self, wire: Wire) -> int:
+        """Put back what holders took whose lease expired; returns how many messages."""
+        count = 0
+        while True:
+            found = wire.script(self.scripts["expired"], args=[100])
+            args: list[Any] = ["1"]
+            for offset in range(0, len(found), 4):
+                tag, record, started, kind = found[offset : offset + 4]
+                name = tag.decode()
+                queue = name.split(":", 2)[2]
+                # The record is the message between a bracket and the queue's name, see claim.lua.
+                raw = record[1 : -len(f', "", {json.dumps(queue)}]')]
+                payload = messages.load(raw, name, queue)
+                text = messages.returned(payload, delivered=True, attempted=bool(started))
+                args += [name, self._front(queue, kind.decode(), payload), text]
+                logger.warning("restored a message to queue %r: the lease of its holder expired", queue)
+            if not found:
+                return count
+            gone = wire.script(self.scripts["give_back"], args=args)
+            count += len(found) // 4 - len(gone)
+
+    def consumer(self, queue: str) -> str:
+        """The name under which this channel's consumer of a queue is counted."""
+        return f"{self.identity}:{queue}"
+
+    def arrive(self, queue: str) -> None:
+        """Be counted as a consumer of a queue until ``leave``, or until the lease ends without renewal."""
+        self.wire.script(self.scripts["arrive"], args=(self.lease, self.consumer(queue)))
+
+    def leave(self, queues: Iterable[str]) -> None:
+        """Be no longer counted."""
+        names = [self.consumer(queue) for queue in queues]
+        if names:
+            self.wire.call("ZREM", self.keys.named(CONSUMERS), *names)
+
+    # --- queues
+
+    def declare(self, queue: str, kind: str, *, record: bool) -> tuple[str | None, int, int]:
+        """Record a queue's type unless it has one; returns its type, ready and delayed messages."""
+        found, ready, delayed = self.wire.script(self.scripts["declare"], args=[queue, kind, "1" if record else ""])
+        return (None if found is None else found.decode()), int(ready), int(delayed)
+
+    def kind(self, queue: str) -> str | None:
+        """A queue's type; None if there is no such queue. One that only a stock publisher knows is plain: ``""``."""
+        kind, ready, delayed = self.declare(queue, "", record=False)
+        return "" if kind is None and ready + delayed else kind
+
+    def kinds(self, queues: Iterable[str]) -> dict[str, str]:
+        """The recorded types of queues; ``""`` for those that have none."""
+        names = list(queues)
+        if not names:
+            return {}
+        found = self.wire.call("HMGET", self.keys.named(QUEUES), *names)
+        return {name: (kind or b"").decode() for name, kind in zip(names, found, strict=True)}
+
+    def stats(self, queue: str) -> dict[str, int]:
+        """Counts of a queue, by name."""
+        counts = self.wire.script(self.scripts["stats"], args=[queue])
+        return dict(zip(("ready", "unacknowledged", "delayed", "consumers"), map(int, counts), strict=True))
+
+    def peek(self, queue: str, limit: int) -> list[Payload]:
+        """The first messages of a queue in the order they would be taken; nothing is taken."""
+        if limit < 1:
+            return []
+        found = self.wire.script(self.scripts["peek"], args=[queue, limit])
+        return [messages.load(raw, f"peek:{number}", queue) for number, raw in enumerate(found)]
+
+    def purge(self, queue: str) -> int:
+        """Remove the ready and delayed messages; returns how many."""
+        return int(self.wire.script(self.scripts["purge"], args=[queue]))
+
+    def delete(self, queue: str) -> int:
+        """Remove a queue with everything that is known of it; returns how many messages were ready or delayed."""
+        ending = f', "", {json.dumps(queue)}]'
+        return int(self.wire.script(self.scripts["delete"], args=[queue, ending]))
+
+    # --- exchanges
+
+    def declare_exchange(self, exchange: str, kind: str, *, lists: bool) -> tuple[str, bool]:
+        """Record an exchange's type unless it has one; returns the recorded one as ``exchange`` does."""
+        name = self.keys.named(EXCHANGES)
+        record = f"{kind}/lists" if lists else kind
+        made, found = self.wire.pipeline([("HSETNX", name, exchange, record), ("HGET", name, exchange)])
+        raise_first((made, found))
+        return _exchange(found or record.encode())
+
+    def bind(self, exchange: str, member: str, *, permanent: bool) -> None:
+        """Add a binding to Kombu's table of an exchange; ``permanent`` keeps Kombu from ever sweeping the table."""
+        tables = (BINDINGS, BINDINGS_PERMANENT) if permanent else (BINDINGS,)
+        self._all([("SADD", self.keys.named(table + exchange), member) for table in tables])
+
+    def unbind(self, exchange: str, member: str) -> None:
+        """Remove a binding."""
+        self._all([("SREM", self.keys.named(table + exchange), member) for table in (BINDINGS, BINDINGS_PERMANENT)])
+
+    def exchange(self, exchange: str) -> tuple[str, bool] | None:
+        """An exchange's type, and whether each queue bound to it keeps a copy; None if it has no record."""
+        record = self.wire.call("HGET", self.keys.named(EXCHANGES), exchange)
+        return None if record is None else _exchange(record)
+
+    def delete_exchange(self, exchange: str) -> None:
+        """Remove an exchange and its bindings. One that is not there is no error."""
+        bindings = [self.keys.named(part + exchange) for part in (BINDINGS, BINDINGS_PERMANENT)]
+        self._all(
+            [
+                ("HDEL", self.keys.named(EXCHANGES), exchange),
+                ("DEL", *bindings),
+                ("ZREM", self.keys.named("_kombu.binding_deadlines"), exchange),
+            ]
+        )
+
+    # --- details
+
+    def _all(self, commands: Sequence[Sequence[Any]]) -> None:
+        raise_first(self.wire.pipeline(commands))
+
+    def _step(self, payload: Payload) -> int:
+        return bisect(self.keys.steps, messages.priority(payload))
+
+    def _front(self, queue: str, kind: str, payload: Payload) -> str:
+        """The list a message goes back to."""
+        if kind in ("fifo", "stack"):
+            return self.keys.list(queue, self.keys.steps[0])
+        return self.keys.list(queue, self.keys.steps[self._step(payload) - 1])
+
+
+def _exchange(record: bytes) -> tuple[str, bool]:
+    kind, _, lists = record.decode().partition("/")
+    return kind, bool(lists)
+
+
+def _delay(payload: Payload) -> float | str:
+    delay = payload["properties"].pop("delay", None)
+    return float(delay) if delay and float(delay) > 0 else "0"
+
+
+def _chunks(items: Sequence[Any], size: int = _CHUNK) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

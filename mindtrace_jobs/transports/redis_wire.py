@@ -1,0 +1,238 @@
+"""One connection to a Redis server and the commands sent over it.
+
+redis-py's connection does what is hard: addresses, TLS, Sentinel, authentication, the protocol. What is left out is its
+client, whose bookkeeping takes longer than the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from mindtrace_jobs.transports.redis_scripts import Script
+
+Command = Sequence[Any]
+
+#: Bytes after which a new piece of a pipeline begins.
+_PIECE = 1 << 14
+
+
+class Wire:
+    """One connection, connected when it is first used, and again after it broke. Safe for threads and forks.
+
+    Commands raise what redis-py raises: ``ConnectionError`` and ``TimeoutError`` when the connection is lost (a command
+    may or may not have been done then; it is never repeated), ``ResponseError`` when the server refuses. A connection
+    that the server closed while it lay idle is replaced before anything is sent.
+
+    Args:
+        make: Makes a redis-py connection; not yet connected.
+        connected: Called with each connection once it is established.
+        unasked: Called with the connection when there is something to read that no command asked for. Without it, that
+            is a reason to connect anew.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        connected: Callable[[Any], None] | None = None,
+        unasked: Callable[[Any], None] | None = None,
+    ) -> None:
+        self._make = make
+        self._connected = connected
+        self._unasked = unasked
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._owed: deque[Callable[[Any], None] | None] = deque()
+        self.connection: Any = None
+
+    def call(self, *command: Any) -> Any:
+        """Send one command and wait for its reply."""
+        with self._exclusive():
+            connection = self._ready()
+            self._send(connection, [command])
+            return self._read(connection)
+
+    def script(self, script: Script, keys: Sequence[str] = (), args: Sequence[Any] = ()) -> Any:
+        """Run a script and wait for its result."""
+        with self._exclusive():
+            connection = self._ready()
+            self._send(connection, [("EVALSHA", script.sha, len(keys), *keys, *args)])
+            try:
+                return self._read(connection)
+            except NoScriptError:
+                self._send(connection, [("EVAL", script.text, len(keys), *keys, *args)])
+                return self._read(connection)
+
+    def post(self, script: Script, args: Sequence[Any], then: Callable[[Any], None] | None = None) -> None:
+        """Run a script without keys and without waiting for its result.
+
+        It is sent before this returns, and done before whatever this wire sends later. The result is read with the next
+        command, and passed to ``then``; an error of the server, or a lost connection, is passed on to nobody.
+        """
+        with self._exclusive():
+            connection = self._ready()
+            # With the text, since nobody would see that the script was not known.
+            known = script.sha in self._known(connection)
+            command = ("EVALSHA", script.sha) if known else ("EVAL", script.text)
+            self._send(connection, [(*command, 0, *args)])
+            self._known(connection).add(script.sha)
+            self._owed.append(then)
+
+    def scripts(self, calls: Sequence[tuple[Script, Sequence[Any]]]) -> list[Any]:
+        """Run many scripts without keys in one round trip; what one of them raised is its result."""
+        with self._exclusive():
+            connection = self._ready()
+            known = self._known(connection)
+            unknown = {script.sha: script.text for script, _ in calls if script.sha not in known}
+            commands: list[Command] = [("SCRIPT", "LOAD", text) for text in unknown.values()]
+            commands += [("EVALSHA", script.sha, 0, *args) for script, args in calls]
+            replies = self._exchange(connection, commands)[len(unknown) :]
+            known.update(unknown)
+            for i, reply in enumerate(replies):
+                if isinstance(reply, NoScriptError):
+                    script, args = calls[i]
+                    replies[i] = self._exchange(connection, [("EVAL", script.text, 0, *args)])[0]
+            return replies
+
+    def pipeline(self, commands: Sequence[Command]) -> list[Any]:
+        """Send many commands in one round trip; what one of them raised is its result."""
+        with self._exclusive():
+            return self._exchange(self._ready(), commands)
+
+    def connect(self) -> Any:
+        """Connect now if it is not connected; returns redis-py's connection."""
+        with self._exclusive():
+            return self._ready()
+
+    def close(self) -> None:
+        """Close the connection. The next command connects again."""
+        with self._exclusive():
+            if self._owed and self.connection is not None:
+                # With replies unread the system resets the connection, and the server may never see what was sent last.
+                with contextlib.suppress(RedisError, OSError):
+                    self._settle(self.connection)
+            self._close()
+
+    def drop(self) -> None:
+        """In a forked child: close the descriptor and tell the server nothing, the parent goes on using it."""
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._close()
+
+    # --- with the lock held
+
+    def _exclusive(self) -> threading.RLock:
+        if self._pid != os.getpid():
+            self.drop()
+        return self._lock
+
+    def _ready(self) -> Any:
+        connection = self.connection
+        if connection is not None and connection._sock is not None:
+            if self._owed:
+                self._settle(connection)
+            elif self._stale(connection):
+                self._close()
+        if self.connection is None or self.connection._sock is None:
+            self._close()
+            connection = self._make()
+            connection.connect()
+            self.connection = connection
+            connection.mindtrace_known = set()
+            if self._connected is not None:
+                try:
+                    self._connected(connection)
+                except BaseException:
+                    self._close()
+                    raise
+        return self.connection
+
+    @staticmethod
+    def _known(connection: Any) -> set[str]:
+        known: set[str] = connection.mindtrace_known
+        return known
+
+    def _close(self) -> None:
+        connection, self.connection = self.connection, None
+        self._owed.clear()
+        if connection is not None:
+            connection.disconnect()
+
+    def _stale(self, connection: Any) -> bool:
+        """Whether something can be read where nothing is expected: the server closed the connection."""
+        poller = select.poll()
+        poller.register(connection._sock, select.POLLIN)
+        if not poller.poll(0):
+            return False
+        try:
+            # TLS has messages of its own, which are no reason to give up the connection.
+            if not connection.can_read(timeout=0):
+                return False
+            if self._unasked is None:
+                return True
+            self._unasked(connection)
+            return connection._sock is None
+        except (RedisError, OSError):
+            return True
+
+    def _settle(self, connection: Any) -> None:
+        try:
+            while self._owed:
+                then = self._owed.popleft()
+                with contextlib.suppress(ResponseError):
+                    result = self._read(connection)
+                    if then is not None:
+                        then(result)
+        except BaseException:
+            self._close()
+            raise
+
+    def _send(self, connection: Any, commands: Sequence[Command]) -> None:
+        # A health check is a PING; its reply must not be mixed up with one that is owed.
+        connection.send_packed_command(_packed(commands), check_health=not self._owed)
+
+    def _read(self, connection: Any) -> Any:
+        return connection.read_response(disable_decoding=True)
+
+    def _exchange(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
+        self._send(connection, commands)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(self._read(connection))
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+
+def _packed(commands: Sequence[Command]) -> list[bytes]:
+    """Commands as RESP sends them, in pieces of some ten kilobytes; redis-py's own way takes several times as long."""
+    pieces: list[bytes] = []
+    parts: list[bytes] = []
+    size = 0
+    for command in commands:
+        parts.append(b"*%d\r\n" % len(command))
+        for value in command:
+            data = value if isinstance(value, bytes) else str(value).encode()
+            parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+            size += len(data)
+        if size > _PIECE:
+            pieces.append(b"".join(parts))
+            parts, size = [], 0
+    if parts:
+        pieces.append(b"".join(parts))
+    return pieces
+
+
+def raise_first(replies: Sequence[Any]) -> None:
+    """Raise the first error among the replies of a pipeline."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
