@@ -1,0 +1,486 @@
+"""Client: a broker in a handful of verbs. All that differs between brokers is in its subclasses."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from weakref import WeakSet
+
+from mindtrace_jobs.clients.confirms import UnconfirmedError
+from mindtrace_jobs.clients.delivery import Delivery, Source, consume, drain
+from mindtrace_jobs.clients.errors import map_error
+from mindtrace_jobs.clients.session import Pool, Session
+from mindtrace_jobs.clients.types import (
+    EXCHANGE_ARGUMENT,
+    QUEUE_TYPE_ARGUMENT,
+    Ability,
+    ExchangeType,
+    QueueInfo,
+    QueueType,
+    dead_letter_queue,
+)
+from mindtrace_jobs.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    JobsError,
+    QueueNotFoundError,
+    UnsupportedError,
+)
+from mindtrace_jobs.jobs import BackendType
+from mindtrace_jobs.message import Message
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+T = TypeVar("T")
+
+#: Seconds until an unreachable broker is an error.
+CONNECT_TIMEOUT = 5.0
+
+
+class Client(ABC):
+    """One broker, spoken to through Kombu. Safe for threads and forks; constructing it connects to nothing.
+
+    Args:
+        connection: The Kombu connection to clone for each session. It is never opened itself.
+        url: The broker's URL, for messages, where its password is left out.
+        connect_timeout: Seconds until an unreachable broker raises BrokerUnavailableError.
+        result_backend: URL of the Celery result backend for status and results; None for the client's own default.
+    """
+
+    backend: ClassVar[BackendType]
+    abilities: ClassVar[frozenset[Ability]]
+
+    def __init__(
+        self,
+        connection: Any,
+        url: str,
+        *,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        result_backend: str | None = None,
+    ) -> None:
+        if connect_timeout <= 0:
+            raise ConfigurationError(f"connect_timeout is {connect_timeout}; it must be a positive number of seconds")
+        self.connection = connection
+        self._url = url
+        self.result_backend = result_backend
+        self._pool = Pool(connection, connect_timeout)
+        self._known_types: dict[str, QueueType] = {}
+        self._warned: set[str] = set()
+        _clients.add(self)
+
+    @classmethod
+    @abstractmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """A client for a broker URL; ``options`` are the constructor's other arguments."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.where!r})"
+
+    @property
+    def where(self) -> str:
+        """The broker's URL without its password."""
+        return without_password(self._url)
+
+    @property
+    def result_options(self) -> dict[str, Any]:
+        """Celery settings that the client's own result backend needs."""
+        return {}
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._pool.closed
+
+    @property
+    def counts_attempts(self) -> bool:
+        """Whether the broker itself counts started attempts."""
+        return Ability.COUNTS_ATTEMPTS in self.abilities
+
+    # --- queues
+
+    def declare_queue(self, queue: str, queue_type: QueueType = QueueType.FIFO) -> None:
+        """Make a queue if it does not exist. One that exists is used as it is, with a warning if its type differs.
+
+        Raises:
+            UnsupportedError: the broker has no such type of queue.
+        """
+        self._check_name(queue)
+        self._check_type(queue_type)
+        self.run(lambda session: self._declare(session, queue, queue_type))
+        self._known_types.setdefault(queue, queue_type)
+
+    def delete_queue(self, queue: str) -> None:
+        """Remove a queue with its jobs. What workers hold of it does not come back.
+
+        Delayed jobs go with it, except on RabbitMQ, where they wait in queues of their own: there they are dropped when
+        they are due, unless the queue has been declared again by then.
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+        self.run(lambda session: self._delete(session, queue))
+        self._known_types.pop(queue, None)
+
+    def purge(self, queue: str) -> int:
+        """Remove the jobs that wait in a queue; returns how many.
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+
+        def work(session: Session) -> int:
+            self.require(session, queue)
+            return int(session.channel.queue_purge(queue) or 0)
+
+        return self.run(work)
+
+    def count(self, queue: str) -> int:
+        """How many jobs are ready to be taken.
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+        return self.run(lambda session: self._info(session, queue).ready)
+
+    def info(self, queue: str) -> QueueInfo:
+        """Counts and type of a queue.
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+
+        def work(session: Session) -> QueueInfo:
+            info = self._info(session, queue)
+            try:
+                dead = self._info(session, dead_letter_queue(queue)).ready
+            except QueueNotFoundError:
+                dead = 0
+            return info.model_copy(update={"dead_lettered": dead, "type": info.type or self._known_types.get(queue)})
+
+        return self.run(work)
+
+    def exists(self, queue: str) -> bool:
+        """Whether there is such a queue."""
+        try:
+            self.count(queue)
+        except QueueNotFoundError:
+            return False
+        return True
+
+    # --- exchanges
+
+    def declare_exchange(self, exchange: str, exchange_type: ExchangeType = ExchangeType.DIRECT) -> None:
+        """Make a durable exchange if it does not exist."""
+        self._check_name(exchange)
+        arguments = {EXCHANGE_ARGUMENT: True} if self.backend is not BackendType.RABBITMQ else None
+        self.run(
+            lambda session: session.channel.exchange_declare(
+                exchange=exchange, type=str(exchange_type), durable=True, auto_delete=False, arguments=arguments
+            )
+        )
+
+    def delete_exchange(self, exchange: str) -> None:
+        """Remove an exchange and its bindings; the queues stay. An exchange that is not there is no error."""
+        self.run(lambda session: session.channel.exchange_delete(exchange))
+
+    def bind_queue(self, queue: str, exchange: str, routing_key: str = "") -> None:
+        """Let ``exchange`` deliver to ``queue``; ``routing_key`` is a pattern for a topic exchange.
+
+        Raises:
+            QueueNotFoundError, ExchangeNotFoundError: one of them is not there.
+        """
+
+        def work(session: Session) -> None:
+            self.require(session, queue)
+            session.channel.exchange_declare(exchange=exchange, type="direct", passive=True)
+            session.channel.queue_bind(queue=queue, exchange=exchange, routing_key=routing_key)
+
+        self.run(work)
+
+    # --- publishing
+
+    def publish(
+        self, message: Message, *, queue: str = "", exchange: str = "", routing_key: str = "", delay: float = 0.0
+    ) -> None:
+        """Put a message into a queue, declaring it if need be, or hand it to an exchange.
+
+        Returns when the broker has it. A broken connection is tried once more on a new one, so that a broker that
+        restarted is no error; the message may then be there twice.
+
+        Args:
+            message: What to publish.
+            queue: The queue; or
+            exchange, routing_key: the exchange and the key it routes by.
+            delay: Seconds for which the broker keeps it from being taken. Queues only.
+
+        Raises:
+            UnroutableError: no queue is bound to the exchange under this key.
+            PublishError: the broker refused the message.
+        """
+        if not exchange:
+            self._check_name(queue)
+            self._warn_of_priority(message, queue)
+            self.run(lambda session: self._publish_to_queue(session, message, queue, delay))
+        elif delay > 0:
+            raise ConfigurationError("a delay needs a queue: an exchange hands a message on at once")
+        else:
+            self.run(lambda session: self._publish(session, message, exchange, routing_key))
+
+    def publish_many(self, messages: Sequence[Message], queue: str) -> None:
+        """Put many messages into one queue in as few round trips as the broker allows.
+
+        Raises:
+            PublishError: its ``failures`` maps the id of each job that was refused to the reason; the others are in
+                the queue.
+        """
+        self._check_name(queue)
+        for message in messages:
+            self._warn_of_priority(message, queue)
+        if messages:
+            self.run(lambda session: self._publish_batch(session, messages, queue))
+
+    # --- taking
+
+    def get(self, queue: str, timeout: float | None = None) -> Delivery | None:
+        """Take one message, or None when there is none (``timeout``: within that many seconds).
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+        session, raw = self.run(lambda session: (session, self._take(session, queue, timeout or 0.0)), keep=True)
+        if raw is None:
+            self._pool.release(session)
+            return None
+        try:
+            return Delivery(self, session, raw, queue, partial(self._pool.release, session))
+        except BaseException:
+            self._pool.discard(session)
+            raise
+
+    def consume(self, queues: Sequence[str], prefetch: int = 1) -> Source:
+        """A stream of messages from some queues, at most ``prefetch`` of them unsettled at a time.
+
+        Raises:
+            QueueNotFoundError: one of the queues is not there.
+        """
+        if not queues:
+            raise ConfigurationError("name at least one queue to consume")
+        if not 1 <= prefetch <= _LARGEST_PREFETCH:
+            raise ConfigurationError(f"prefetch is {prefetch}; it is a number from 1 to {_LARGEST_PREFETCH}")
+        return Source(self, queues, prefetch)
+
+    @abstractmethod
+    def browse(self, queue: str, limit: int) -> list[Message]:
+        """Up to ``limit`` waiting messages in the order they would be taken, without taking any.
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+
+    def close(self) -> None:
+        """Close every connection. Using the client afterwards raises ClosedError; closing again does nothing."""
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- for the other classes of this package
+
+    def connect(self) -> Session:
+        """A session of one's own, outside the pool. Close it."""
+        return self._pool.connect()
+
+    @abstractmethod
+    def require(self, session: Session, queue: str) -> None:
+        """Raise QueueNotFoundError unless the queue exists."""
+
+    @contextmanager
+    def mapped(self) -> Iterator[None]:
+        """Turn driver errors into errors of this package, causes kept."""
+        try:
+            yield
+        except JobsError:
+            raise
+        except Exception as error:
+            mapped = map_error(error, self.where, self.connection.transport.connection_errors)
+            if mapped is None:
+                raise
+            raise mapped from error
+
+    def run(self, work: Callable[[Session], T], *, keep: bool = False) -> T:
+        """Call ``work`` with a session; on a connection that broke while it lay idle, once more with a new one."""
+        while True:
+            with self.mapped():
+                session = self._pool.acquire()
+            try:
+                result = self._work(work, session)
+            except BrokerUnavailableError as error:
+                if not session.used or isinstance(error, UnconfirmedError):
+                    raise
+                # It broke while it lay idle, and so may have the others.
+                self._pool.close_idle()
+            else:
+                if not keep:
+                    self._pool.release(session)
+                return result
+
+    def _work(self, work: Callable[[Session], T], session: Session) -> T:
+        try:
+            with self.mapped():
+                return work(session)
+        except JobsError as error:
+            # Found by our own code, the channel is as it was. A driver's error leaves it closed, or, on RabbitMQ, opened
+            # again without its confirm mode.
+            if error.__cause__ is None and not isinstance(error, BrokerUnavailableError):
+                self._pool.release(session)
+            else:
+                self._pool.discard(session, lost=isinstance(error, BrokerUnavailableError))
+            raise
+        except BaseException:
+            self._pool.discard(session)
+            raise
+
+    # --- for subclasses
+
+    def _check_type(self, queue_type: QueueType) -> None:
+        if queue_type is QueueType.STACK and Ability.STACK not in self.abilities:
+            raise UnsupportedError(
+                f"{self.backend} has no last-in-first-out queues: use queue_type='fifo' or 'priority' here, or the local "
+                "or Redis backend"
+            )
+
+    @staticmethod
+    def _check_name(name: object) -> None:
+        if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME:
+            raise ConfigurationError(
+                f"{name!r:.80} is no name of a queue or exchange: 1 to {_LONGEST_NAME} bytes, as AMQP 0-9-1 has it"
+            )
+
+    def _warn_of_priority(self, message: Message, queue: str) -> None:
+        if not message.properties.get("priority"):
+            return
+        known = self._known_types.get(queue) or self._type_of(queue)
+        if known is not None and known is not QueueType.PRIORITY:
+            self._warn_once(
+                f"priority:{queue}",
+                f"queue {queue!r} is of type {known}, where priorities are ignored: declare it with "
+                "queue_type='priority'",
+            )
+
+    def _type_of(self, queue: str) -> QueueType | None:
+        """The type of a queue that was not declared here; None where the broker does not tell."""
+        del queue
+        return None
+
+    def _warn_once(self, key: str, text: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(text, RuntimeWarning, stacklevel=_caller_level())
+
+    @abstractmethod
+    def _declare(self, session: Session, queue: str, queue_type: QueueType) -> None: ...
+
+    @abstractmethod
+    def _delete(self, session: Session, queue: str) -> None: ...
+
+    @abstractmethod
+    def _info(self, session: Session, queue: str) -> QueueInfo: ...
+
+    @abstractmethod
+    def _publish(
+        self, session: Session, message: Message, exchange: str, routing_key: str, **properties: Any
+    ) -> None: ...
+
+    @abstractmethod
+    def _publish_to_queue(self, session: Session, message: Message, queue: str, delay: float) -> None: ...
+
+    @abstractmethod
+    def _publish_batch(self, session: Session, messages: Sequence[Message], queue: str) -> None: ...
+
+    def _take(self, session: Session, queue: str, timeout: float) -> Any:
+        raw = session.channel.basic_get(queue)
+        if raw is not None:
+            return raw
+        self.require(session, queue)
+        return self._wait(session, queue, timeout) if timeout > 0 else None
+
+    def _wait(self, session: Session, queue: str, timeout: float) -> Any:
+        """Consume one message: the broker says when there is one."""
+        box: list[Any] = []
+        deadline = time.monotonic() + timeout
+        consumer = consume(session, [queue], 1, lambda raw, _: box.append(raw))
+        try:
+            while not box and (left := deadline - time.monotonic()) > 0:
+                drain(session, left)
+        finally:
+            consumer.cancel()
+        return box[0] if box else None
+
+    def _send(
+        self, session: Session, message: Message, exchange: str, routing_key: str, properties: Mapping[str, Any]
+    ) -> None:
+        """Hand one message to Kombu's producer, already encoded."""
+        session.producer.publish(
+            message.body,
+            exchange=exchange,
+            routing_key=routing_key,
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            headers=message.headers,
+            delivery_mode=2,
+            mandatory=True,
+            **{**message.properties, **properties},
+        )
+
+    def _after_fork_in_child(self) -> None:
+        self._pool.after_fork_in_child()
+
+
+def queue_arguments(queue_type: QueueType) -> dict[str, Any]:
+    """How the memory and Redis transports are told a queue's type."""
+    return {QUEUE_TYPE_ARGUMENT: str(queue_type)}
+
+
+def without_password(url: str) -> str:
+    """``url``, or several separated by ``;``, with every password replaced by ``**``."""
+    return _PASSWORD.sub(r"\1**@", url)
+
+
+_PASSWORD = re.compile(r"(//[^/@:;]*:)[^;]+@")
+
+
+def _caller_level() -> int:
+    """The ``stacklevel`` at which a warning points to the user's line, not to one of this package."""
+    level = 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("mindtrace_jobs."):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+_LONGEST_NAME = 255
+#: AMQP 0-9-1 has 16 bits for it.
+_LARGEST_PREFETCH = 65_535
+_clients: WeakSet[Client] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_clients):
+        client._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,75 @@
+"""Driver errors -> errors of this package, in one place.
+
+Drivers are told apart by the names of their exception classes, so that no driver is imported to map another's errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from mindtrace_jobs.errors import (
+    AccessDeniedError,
+    BrokerError,
+    BrokerUnavailableError,
+    ExchangeNotFoundError,
+    JobsError,
+    PublishError,
+    QueueNotFoundError,
+    UnroutableError,
+)
+
+_DENIED = {
+    "AccessRefused",
+    "AuthenticationError",
+    "AuthenticationWrongNumberOfArgsError",
+    "AuthorizationError",
+    "NoPermissionError",
+    "NotAllowed",
+}
+#: redis-py's, which are no built-ins, and Kombu's.
+_LOST = {"ConnectionError", "TimeoutError", "OperationalError"}
+_DENIED_TEXT = re.compile(
+    r"WRONGPASS|NOAUTH|NOPERM|invalid (username|password)|DB index is out of range", re.IGNORECASE
+)
+_NAMED = re.compile(r"no (queue|exchange) '([^']*)'")
+_REMEDY = {
+    QueueNotFoundError: "declare_queue() makes it, so does publishing to it",
+    ExchangeNotFoundError: "declare_exchange() makes it",
+}
+_NO_ROUTE = 312
+
+
+def map_error(error: BaseException, where: str, connection_errors: Sequence[type[BaseException]]) -> JobsError | None:
+    """The error of this package that says what a driver's error says; None if it is not a driver's.
+
+    Args:
+        error: What the driver or Kombu raised.
+        where: The broker, without its password, for the message.
+        connection_errors: What the transport lists as the loss of a connection.
+    """
+    if isinstance(error, JobsError):
+        return error
+    names = {cls.__name__ for cls in type(error).__mro__}
+    modules = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
+    text = _text(error)
+    if modules.isdisjoint({"kombu", "amqp", "redis", "celery"}) and not isinstance(error, OSError):
+        return None
+    if names & _DENIED or _DENIED_TEXT.search(text):
+        return AccessDeniedError(f"{where} refuses access: {text}. Check user, password, virtual host and permissions")
+    named = _NAMED.search(text)
+    if named:
+        kind = QueueNotFoundError if named[1] == "queue" else ExchangeNotFoundError
+        return kind(f"there is no {named[1]} {named[2]!r} at {where}: {_REMEDY[kind]}")
+    if getattr(error, "reply_code", None) == _NO_ROUTE or "NO_ROUTE" in text:
+        return UnroutableError(f"no queue takes the message: {text}. bind_queue() before publishing")
+    if isinstance(error, (*connection_errors, OSError)) or names & _LOST:
+        return BrokerUnavailableError(f"no broker answers at {where}: {text}")
+    if "OutOfMemoryError" in names or text.startswith("OOM"):
+        return PublishError(f"{where} is out of memory and takes no more jobs: {text}")
+    return BrokerError(f"{where} answered: {text}")
+
+
+def _text(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return text if len(text) < 500 else text[:500] + "..."

@@ -1,0 +1,17 @@
+"""The little of Kombu that the clients call. Kombu is mostly unannotated: this is where untyped values come in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.connection import Connection as _Connection
+from kombu.entity import Exchange as _Exchange
+from kombu.entity import Queue as _Queue
+from kombu.messaging import Consumer as _Consumer
+from kombu.messaging import Producer as _Producer
+
+Connection: Any = _Connection
+Consumer: Any = _Consumer
+Exchange: Any = _Exchange
+Producer: Any = _Producer
+Queue: Any = _Queue

@@ -1,0 +1,226 @@
+"""RabbitMQClient: queues on a RabbitMQ server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+from urllib.parse import quote
+
+from amqp.exceptions import NotFound, PreconditionFailed
+
+from mindtrace_jobs.clients.base import CONNECT_TIMEOUT, Client
+from mindtrace_jobs.clients.confirms import Confirms
+from mindtrace_jobs.clients.delivery import message_of
+from mindtrace_jobs.clients.kombu_api import Connection, Exchange, Queue
+from mindtrace_jobs.clients.session import Session
+from mindtrace_jobs.clients.types import Ability, QueueInfo, QueueType
+from mindtrace_jobs.errors import (
+    BrokerError,
+    PublishError,
+    QueueNotFoundError,
+    UnroutableError,
+)
+from mindtrace_jobs.jobs import MAX_PRIORITY, BackendType
+from mindtrace_jobs.message import Message
+
+#: Milliseconds for which an unused delay queue outlives its last message.
+_DELAY_QUEUE_REST = 60_000
+
+
+class RabbitMQClient(Client):
+    """Queues on RabbitMQ 3.10 or later, over Kombu's py-amqp transport as it is.
+
+    Queues are durable, messages persistent, every publish is confirmed by the broker and ``mandatory``.
+
+    Args:
+        host, port, username, password, virtual_host: The server.
+        ssl: True, or py-amqp's TLS options (``ca_certs``, ``certfile``, ``cert_reqs``, ...).
+        connect_timeout: Seconds until an unreachable server is an error. Default 5.
+        confirm_timeout: Seconds to wait for the broker's confirm of what was published. Default 30.
+        result_backend: URL of the Celery result backend for status and results. Without one they are not kept.
+        transport_options: Further options for Kombu's pyamqp transport.
+    """
+
+    backend: ClassVar[BackendType] = BackendType.RABBITMQ
+    abilities: ClassVar[frozenset[Ability]] = frozenset({Ability.DISTRIBUTED, Ability.DURABLE})
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 5672,
+        username: str = "guest",
+        password: str = "guest",  # noqa: S107 - RabbitMQ's own default account
+        virtual_host: str = "/",
+        ssl: bool | Mapping[str, Any] = False,
+        **options: Any,
+    ) -> None:
+        scheme = "amqps" if ssl else "amqp"
+        login = f"{quote(username or 'guest', safe='')}:{quote(password or 'guest', safe='')}"
+        self._init(
+            f"{scheme}://{login}@{host or 'localhost'}:{port}/{quote(virtual_host, safe='')}", ssl=ssl, **options
+        )
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """``amqp://`` or ``amqps://``, several separated by ``;``; options as the constructor's."""
+        client = cls.__new__(cls)
+        client._init(url, **options)
+        return client
+
+    def _init(
+        self,
+        url: str,
+        *,
+        ssl: bool | Mapping[str, Any] = False,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        confirm_timeout: float = 30.0,
+        result_backend: str | None = None,
+        transport_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.confirm_timeout = confirm_timeout
+        connection = Connection(
+            url,
+            ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
+            connect_timeout=connect_timeout,
+            transport_options=dict(transport_options or {}),
+        )
+        super().__init__(connection, url, connect_timeout=connect_timeout, result_backend=result_backend)
+
+    def declare_queue(self, queue: str, queue_type: QueueType = QueueType.FIFO) -> None:
+        try:
+            super().declare_queue(queue, queue_type)
+        except BrokerError as error:
+            if not isinstance(error.__cause__, PreconditionFailed):
+                raise
+            # A queue cannot be declared again with other arguments (AMQP 0-9-1), and is not ours to replace.
+            self._warn_once(
+                f"type:{queue}",
+                f"queue {queue!r} exists with other arguments and is used as it is, not as {str(queue_type)!r}"
+                + ("; priorities may not work there" if queue_type is QueueType.PRIORITY else "")
+                + f" ({error.__cause__})",
+            )
+
+    def browse(self, queue: str, limit: int) -> list[Message]:
+        # AMQP cannot look without taking; closing the channel puts everything back in its place.
+        def work(session: Session) -> list[Message]:
+            found: list[Message] = []
+            with session.connection.channel() as channel:
+                while len(found) < limit and (raw := channel.basic_get(queue)) is not None:
+                    found.append(message_of(channel.message_to_python(raw)))
+            return found
+
+        return self.run(work)
+
+    def require(self, session: Session, queue: str) -> None:
+        self._passive(session, queue)
+
+    def _passive(self, session: Session, queue: str) -> tuple[int, int]:
+        """Ready messages and consumers; on a channel of its own, which the answer "no such queue" closes."""
+        try:
+            with session.connection.channel() as channel:
+                _, ready, consumers = channel.queue_declare(queue, passive=True)
+                return ready, consumers
+        except NotFound:
+            pass
+        raise QueueNotFoundError(
+            f"there is no queue {queue!r} at {self.where}: declare_queue() makes it, so does publishing to it"
+        )
+
+    def _declare(self, session: Session, queue: str, queue_type: QueueType) -> None:
+        # Exactly what Celery declares for a queue that its configuration does not name.
+        arguments = {"x-max-priority": MAX_PRIORITY} if queue_type is QueueType.PRIORITY else None
+        exchange = Exchange(queue, type="direct")
+        Queue(queue, exchange, routing_key=queue, queue_arguments=arguments)(session.channel).declare()
+
+    def _delete(self, session: Session, queue: str) -> None:
+        self.require(session, queue)
+        session.channel.queue_delete(queue)
+
+    def _info(self, session: Session, queue: str) -> QueueInfo:
+        ready, consumers = self._passive(session, queue)
+        return QueueInfo(name=queue, ready=ready, consumers=consumers)
+
+    def _take(self, session: Session, queue: str, timeout: float) -> Any:
+        raw = session.channel.basic_get(queue)  # "not found" for a queue that is not there
+        if raw is None:
+            return self._wait(session, queue, timeout) if timeout > 0 else None
+        return session.channel.message_to_python(raw)
+
+    def _publish(self, session: Session, message: Message, exchange: str, routing_key: str, **properties: Any) -> None:
+        refused = self._confirmed(session, [message], exchange, routing_key, **properties)
+        for key, (reason, unroutable) in refused.items():
+            kind = UnroutableError if unroutable else PublishError
+            raise kind(f"job {key}: {reason}. bind_queue() before publishing", {key: reason})
+
+    def _publish_to_queue(self, session: Session, message: Message, queue: str, delay: float) -> None:
+        target = self._delay_queue(session, queue, delay) if delay > 0 else queue
+        self._publish_batch(session, [message], queue, target)
+
+    def _publish_batch(
+        self, session: Session, messages: Sequence[Message], queue: str, target: str | None = None
+    ) -> None:
+        refused = self._confirmed(session, messages, "", target or queue)
+        if any(unroutable for _, unroutable in refused.values()):
+            # Cheaper than asking before every publish whether the queue is there.
+            self._declare(session, queue, QueueType.FIFO)
+            again = [message for message in messages if refused.get(_key(message), ("", False))[1]]
+            kept = {key: why for key, why in refused.items() if not why[1]}
+            refused = kept | self._confirmed(session, again, "", target or queue)
+        if refused:
+            failures = {key: reason for key, (reason, _) in refused.items()}
+            first = next(iter(failures.items()))
+            raise PublishError(
+                f"{len(failures)} of {len(messages)} job(s) not published to {queue!r}, the first {first[0]}: {first[1]}",
+                failures,
+            )
+
+    def _confirmed(
+        self, session: Session, messages: Sequence[Message], exchange: str, routing_key: str, **properties: Any
+    ) -> dict[str, tuple[str, bool]]:
+        if session.extra is None:
+            session.extra = Confirms(session, self.confirm_timeout)
+        confirms: Confirms = session.extra
+        for message in messages:
+            confirms.expect(_key(message))
+            self._send(session, message, exchange, routing_key, properties)
+        return confirms.wait()
+
+    def _delay_queue(self, session: Session, queue: str, delay: float) -> str:
+        """A queue whose messages move to ``queue`` when they are ``delay`` seconds old.
+
+        Times are rounded up to three digits, so at most 1 % late and never early: a queue for every millisecond would be
+        too many, and a time for every message would hold up those behind it.
+        """
+        self.require_or_declare(session, queue)
+        milliseconds = _three_digits(delay * 1000)
+        name = f"{queue}.delay.{milliseconds}"
+        session.channel.queue_declare(
+            name,
+            durable=True,
+            auto_delete=False,
+            arguments={
+                "x-message-ttl": milliseconds,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": queue,
+                "x-expires": milliseconds + _DELAY_QUEUE_REST,
+            },
+        )
+        return name
+
+    def require_or_declare(self, session: Session, queue: str) -> None:
+        """Make the queue unless it is there, whatever its type."""
+        try:
+            self.require(session, queue)
+        except QueueNotFoundError:
+            self._declare(session, queue, QueueType.FIFO)
+
+
+def _key(message: Message) -> str:
+    return str(message.properties.get("correlation_id", ""))
+
+
+def _three_digits(milliseconds: float) -> int:
+    """The next number of milliseconds with at most three digits that count."""
+    whole = max(1, -int(-milliseconds // 1))
+    unit: int = 10 ** max(0, len(str(whole)) - 3)
+    return -(-whole // unit) * unit

@@ -1,0 +1,127 @@
+"""RedisClient: queues on a Redis server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+from urllib.parse import quote
+
+from mindtrace_jobs.clients.base import CONNECT_TIMEOUT
+from mindtrace_jobs.clients.kombu_api import Connection
+from mindtrace_jobs.clients.types import Ability
+from mindtrace_jobs.clients.virtual import VirtualClient
+from mindtrace_jobs.errors import ConfigurationError
+from mindtrace_jobs.jobs import BackendType
+from mindtrace_jobs.transports import our_url, register_aliases
+
+#: Transport options that reach the result backend on the same Sentinels too.
+_SENTINEL_OPTIONS = ("master_name", "sentinel_kwargs")
+#: Seconds for which a worker that stopped renewing keeps a job.
+LEASE = 60.0
+
+
+class RedisClient(VirtualClient):
+    """Queues on Redis 6.2 or later, over Kombu's Redis transport made to lose nothing.
+
+    Args:
+        host, port, db, username, password: The server.
+        ssl: True, or redis-py's TLS options (``ssl_cert_reqs``, ``ssl_ca_certs``, ...).
+        lease: Seconds a taken job stays with a worker that no longer renews its lease; a living worker renews for as
+            long as it works. Default 60.
+        key_prefix: Prepended to every key.
+        connect_timeout: Seconds until an unreachable server is an error. Default 5.
+        socket_timeout: Seconds until a server that does not answer a command is an error. Default 30.
+        result_backend: URL of a Celery result backend; default this server.
+        transport_options: Further options for Kombu's Redis transport.
+    """
+
+    backend: ClassVar[BackendType] = BackendType.REDIS
+    abilities: ClassVar[frozenset[Ability]] = frozenset(Ability)
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 6379,
+        db: int = 0,
+        username: str | None = None,
+        password: str | None = None,
+        ssl: bool | Mapping[str, Any] = False,
+        *,
+        lease: float = LEASE,
+        key_prefix: str = "",
+        connect_timeout: float = CONNECT_TIMEOUT,
+        socket_timeout: float = 30.0,
+        result_backend: str | None = None,
+        transport_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        login = (
+            ":".join(quote(part, safe="") for part in (username or "", password or "")) + "@"
+            if username or password
+            else ""
+        )
+        scheme = "rediss" if ssl else "redis"
+        self._init(
+            f"{scheme}://{login}{host or 'localhost'}:{port}/{db}",
+            ssl=ssl,
+            lease=lease,
+            key_prefix=key_prefix,
+            connect_timeout=connect_timeout,
+            socket_timeout=socket_timeout,
+            result_backend=result_backend,
+            transport_options=transport_options,
+        )
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """``redis://``, ``rediss://`` or ``sentinel://``, several separated by ``;``; options as the constructor's.
+
+        Sentinel needs ``transport_options={"master_name": ...}``.
+        """
+        client = cls.__new__(cls)
+        client._init(url, **options)
+        return client
+
+    def _init(
+        self,
+        url: str,
+        *,
+        ssl: bool | Mapping[str, Any] = False,
+        lease: float = LEASE,
+        key_prefix: str = "",
+        connect_timeout: float = CONNECT_TIMEOUT,
+        socket_timeout: float = 30.0,
+        result_backend: str | None = None,
+        transport_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if lease <= 0:
+            raise ConfigurationError(f"lease is {lease}; it must be a positive number of seconds")
+        register_aliases()
+        connection = Connection(
+            our_url(url),
+            ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
+            connect_timeout=connect_timeout,
+            transport_options={
+                "lease": lease,
+                "global_keyprefix": key_prefix,
+                "socket_timeout": socket_timeout,
+                "socket_connect_timeout": connect_timeout,
+                "socket_keepalive": True,
+                **(transport_options or {}),
+            },
+        )
+        # Celery's Redis backend takes one server; its Sentinel backend takes them all.
+        own = url if url.startswith("sentinel") else url.partition(";")[0]
+        self._result_options: dict[str, Any] = {}
+        if result_backend is None:
+            if url.startswith("rediss") or ssl:
+                checks = dict(ssl) if isinstance(ssl, Mapping) else {}
+                self._result_options["redis_backend_use_ssl"] = {"ssl_cert_reqs": "required", **checks}
+            kept = {name: value for name, value in (transport_options or {}).items() if name in _SENTINEL_OPTIONS}
+            if kept:
+                self._result_options["result_backend_transport_options"] = kept
+        super().__init__(connection, url, connect_timeout=connect_timeout, result_backend=result_backend or own)
+
+    @property
+    def result_options(self) -> dict[str, Any]:
+        """Celery settings that the client's own result backend needs: TLS, the name of Sentinel's master."""
+        return self._result_options

@@ -1,0 +1,77 @@
+"""What the clients over this package's own transports, memory and Redis, have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mindtrace_jobs.clients.base import Client, queue_arguments
+from mindtrace_jobs.clients.delivery import message_of
+from mindtrace_jobs.clients.session import Session
+from mindtrace_jobs.clients.types import QueueInfo, QueueType
+from mindtrace_jobs.errors import QueueNotFoundError
+from mindtrace_jobs.message import Message
+
+
+class VirtualClient(Client):
+    """A client whose channel is a :class:`mindtrace_jobs.transports.protocol.JobsChannel`."""
+
+    def browse(self, queue: str, limit: int) -> list[Message]:
+        def work(session: Session) -> list[Message]:
+            self.require(session, queue)
+            channel = session.channel
+            return [message_of(channel.Message(raw, channel=channel)) for raw in channel.peek(queue, limit)]
+
+        return self.run(work)
+
+    def require(self, session: Session, queue: str) -> None:
+        if session.channel.queue_type(queue) is None:
+            raise QueueNotFoundError(
+                f"there is no queue {queue!r} at {self.where}: declare_queue() makes it, so does publishing to it"
+            )
+
+    def _declare(self, session: Session, queue: str, queue_type: QueueType) -> None:
+        session.channel.queue_declare(queue, durable=True, auto_delete=False, arguments=queue_arguments(queue_type))
+        found = session.channel.queue_type(queue)
+        if found != queue_type:
+            self._warn_once(
+                f"type:{queue}",
+                f"queue {queue!r} exists with type {found or 'plain'!r} and is used as it is, not as {str(queue_type)!r}; "
+                "delete_queue() it first to change its type",
+            )
+            if found:
+                self._known_types[queue] = QueueType(found)
+
+    def _type_of(self, queue: str) -> QueueType | None:
+        found = self.run(lambda session: session.channel.queue_type(queue))
+        # Publishing makes a queue that is not there, of the default type; a plain one is somebody else's.
+        kind = QueueType.FIFO if found is None else QueueType(found) if found else None
+        if kind is not None:
+            self._known_types[queue] = kind
+        return kind
+
+    def _delete(self, session: Session, queue: str) -> None:
+        self.require(session, queue)
+        session.channel.queue_delete(queue)
+
+    def _info(self, session: Session, queue: str) -> QueueInfo:
+        found = session.channel.queue_type(queue)
+        if found is None:
+            self.require(session, queue)
+        stats = session.channel.queue_stats(queue)
+        return QueueInfo(name=queue, type=QueueType(found) if found else None, **stats)
+
+    def _publish(self, session: Session, message: Message, exchange: str, routing_key: str, **properties: Any) -> None:
+        self._send(session, message, exchange, routing_key, properties)
+
+    def _publish_to_queue(self, session: Session, message: Message, queue: str, delay: float) -> None:
+        self._publish(session, message, "", queue, **({"delay": delay} if delay > 0 else {}))
+
+    def _publish_batch(self, session: Session, messages: Sequence[Message], queue: str) -> None:
+        with session.producer.batch(max_size=_BATCH):
+            for message in messages:
+                self._publish(session, message, "", queue)
+
+
+#: Commands sent to the broker at once.
+_BATCH = 1000
