@@ -1,0 +1,219 @@
+"""Consumer: take, run, acknowledge in this process. The one loop for all backends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+from mindtrace_jobs.clients import Delivery, Source, is_dead_letter_queue
+from mindtrace_jobs.errors import BrokerUnavailableError, ClosedError, ConfigurationError, DecodeError, JobsError
+from mindtrace_jobs.intake import Taken
+from mindtrace_jobs.jobs import Job, JobOutput, JobSchema
+from mindtrace_jobs.orchestrator import Orchestrator
+from mindtrace_jobs.retry import RetryPolicy
+from mindtrace_jobs.settle import set_output
+
+log = logging.getLogger("mindtrace_jobs.consumer")
+
+SchemaT = TypeVar("SchemaT", bound=JobSchema[Any, Any])
+
+#: Longest time in seconds until a stop is noticed while waiting for work.
+_GLANCE = 0.25
+#: Seconds without a delivery after which the queues are asked whether they are empty.
+_LULL = 0.05
+#: Pause in seconds after a job could not be settled.
+_REFUSED_PAUSE = 0.5
+#: Longest pause in seconds between two tries to reach the broker.
+_LONGEST_PAUSE = 30.0
+
+
+class Consumer(Generic[SchemaT]):
+    """Runs the jobs of some queues, one at a time, with a handler.
+
+    A job is acknowledged when its handler has returned and its result is recorded, so a process that is killed loses
+    none. A handler that raises has its job retried by the retry policy, then dead-lettered; raise ``RejectJob`` to
+    dead-letter at once and ``RetryJob(delay=...)`` to choose the pause. Use it with a handler, or subclass it::
+
+        Consumer(orchestrator, ["detection_jobs"], detect).run_forever()
+
+
+        class Detector(Consumer[DetectionSchema]):
+            schema = DetectionSchema
+
+            def run(self, job: Job[DetectionSchema]) -> DetectionOutput: ...
+
+    Run several in threads or processes to run several jobs at once.
+
+    Args:
+        orchestrator: Where jobs come from and are recorded.
+        queues: One queue, or some, taken from in turn.
+        handler: Called with each job; returns the typed output, or None.
+        schema: Read every payload as this schema; a job of another is dead-lettered.
+        retry: Default the orchestrator's.
+        prefetch: Jobs held ready in this process. 1 leaves the others to whoever is free; more is faster for short jobs.
+    """
+
+    #: A subclass may name its schema here.
+    schema: type[SchemaT] | None = None
+
+    def __init__(
+        self,
+        orchestrator: Orchestrator,
+        queues: str | Sequence[str],
+        handler: Callable[[Job[SchemaT]], JobOutput | None] | None = None,
+        *,
+        schema: type[SchemaT] | None = None,
+        retry: RetryPolicy | None = None,
+        prefetch: int = 1,
+    ) -> None:
+        if handler is None and type(self).run is Consumer.run:
+            raise ConfigurationError("pass a handler, or subclass Consumer and define run(self, job)")
+        if handler is not None and not callable(handler):
+            raise ConfigurationError(f"handler is {handler!r:.40}; it must be callable with a job")
+        self.orchestrator = orchestrator
+        self.queues = [queues] if isinstance(queues, str) else list(queues)
+        letters = [queue for queue in self.queues if is_dead_letter_queue(queue)]
+        if letters:
+            raise ConfigurationError(
+                f"{letters[0]!r} keeps what could not run: replay it with orchestrator.dead_letters.replay(...)"
+            )
+        self.retry = retry or orchestrator.retry
+        self.prefetch = prefetch
+        self._handler = handler
+        if schema is not None:
+            self.schema = schema
+        self._stopping = threading.Event()
+
+    def run(self, job: Job[SchemaT]) -> JobOutput | None:
+        """Do the work of one job; override it, or pass a handler."""
+        assert self._handler is not None
+        return self._handler(job)
+
+    def consume(self, num_messages: int | None = None, timeout: float | None = None) -> int:
+        """Run jobs until ``num_messages`` are settled, ``timeout`` seconds passed, or ``stop`` was called.
+
+        Dead-lettered messages count. A connection that is lost is made again, with growing pauses.
+
+        Returns:
+            How many were settled.
+
+        Raises:
+            QueueNotFoundError: a queue is not there.
+            BrokerUnavailableError: no broker answered at the start.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return self._loop(lambda done: done == num_messages or (deadline is not None and time.monotonic() >= deadline))
+
+    def consume_until_empty(self) -> int:
+        """Run jobs until no queue has one ready. Jobs that wait for their time, retries too, are not waited for.
+
+        Returns:
+            How many were settled; raises as ``consume``.
+        """
+        return self._loop(lambda _: False, until_empty=True)
+
+    def run_forever(self) -> int:
+        """Run jobs until SIGTERM or SIGINT, or ``stop()`` from another thread.
+
+        The job that runs is finished, what waits in this process is given back, then this returns. A second signal of
+        the same kind acts as if this method had not been called. Signals are only handled in the main thread.
+
+        Returns:
+            How many jobs were settled; raises as ``consume``.
+        """
+        with self._signals():
+            return self.consume()
+
+    def stop(self) -> None:
+        """Make the loop end after the job that runs. Callable from any thread."""
+        self._stopping.set()
+
+    def _loop(self, enough: Callable[[int], bool], *, until_empty: bool = False) -> int:
+        done = 0
+        pause = 0.1
+        with self.orchestrator.client.consume(self.queues, self.prefetch) as source:
+            # The stop order: take no more, finish what runs, give back what waits (closing the source), close.
+            while not self._stopping.is_set() and not enough(done):
+                try:
+                    delivery = source.next(_LULL if until_empty else _GLANCE)
+                    if delivery is None and until_empty and self._empty(source):
+                        break
+                except BrokerUnavailableError as error:
+                    log.warning("%s; trying again in %.1f s", error, pause, extra={"action": "reconnect"})
+                    self._stopping.wait(pause)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+                    continue
+                pause = 0.1
+                if delivery is not None:
+                    done += self._handle(delivery)
+        self._stopping.clear()
+        return done
+
+    def _empty(self, source: Source) -> bool:
+        return not source.buffered and not any(self.orchestrator.queue_status(queue) for queue in self.queues)
+
+    def _handle(self, delivery: Delivery) -> int:
+        """Run one delivery to its end; 1 unless it only went back to wait."""
+        try:
+            taken = self.orchestrator.intake.admit(delivery, self.schema, self.retry)
+            if taken is None:
+                return 0 if delivery.postponed else 1
+            self._work(taken)
+        except DecodeError:
+            pass  # dead-lettered, and logged there
+        except ClosedError:
+            self._give_back(delivery)
+            raise
+        except JobsError as error:
+            # The broker delivers it again; whatever was done may be done twice.
+            log.warning("job not settled, it will run again: %s", error, extra={"action": "lose_delivery"})
+            self._give_back(delivery)
+            # What the broker refuses now it may refuse again at once.
+            self._stopping.wait(_REFUSED_PAUSE)
+            return 0
+        except BaseException:
+            self._give_back(delivery)
+            raise
+        return 1
+
+    @staticmethod
+    def _give_back(delivery: Delivery) -> None:
+        if not delivery.settled:
+            with suppress(JobsError):
+                delivery.requeue()
+
+    def _work(self, taken: Taken) -> None:
+        settlement = self.orchestrator.settlement
+        settlement.begin(taken)
+        try:
+            set_output(taken, self.run(taken.job))
+        except (Exception, SystemExit) as error:  # a script run as a handler exits, and is no reason to end the loop
+            log.debug("job %s raised", taken.job.id, exc_info=True)
+            settlement.fail(taken, error, self.retry)
+        else:
+            settlement.complete(taken)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: dict[int, Any] = {}
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            signal.signal(number, before[number])
+            self.stop()
+
+        for number in (int(signal.SIGTERM), int(signal.SIGINT)):
+            before[number] = signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

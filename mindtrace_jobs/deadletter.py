@@ -1,0 +1,322 @@
+"""What happens to a job that cannot succeed: it is kept in ``<queue>.dlq``, where it can be read and replayed.
+
+The body stays as it was; header ``x-dead-letter`` says why, when, where and how often. The copy is published (confirmed)
+before the original is acknowledged, so nothing is lost between the two.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from mindtrace_jobs.clients import Client, Delivery, dead_letter_queue
+from mindtrace_jobs.errors import (
+    DecodeError,
+    InvalidPayloadError,
+    JobNotFoundError,
+    QueueNotFoundError,
+    UnknownTypeError,
+    summary,
+)
+from mindtrace_jobs.jobs import Job
+from mindtrace_jobs.message import ATTEMPTS, DEAD_LETTER, Message, decode
+from mindtrace_jobs.results import worker_name
+
+log = logging.getLogger("mindtrace_jobs.deadletter")
+
+_DELIVERY_TIMEOUT = 5.0
+#: AMQP 0-9-1 has 16 bits for it.
+_LARGEST_PREFETCH = 65_535
+#: Headers that belong to one delivery, not to the job.
+_OF_DELIVERY = (DEAD_LETTER, ATTEMPTS, "redelivered", "x-delivery-count", "x-death", "eta", "expires")
+
+
+class Reason(StrEnum):
+    """Why a job was dead-lettered."""
+
+    UNDECODABLE = "undecodable"
+    UNKNOWN_TYPE = "unknown-type"
+    INVALID_INPUT = "invalid-input"
+    INVALID_OUTPUT = "invalid-output"
+    RETRIES_EXHAUSTED = "retries-exhausted"
+    REJECTED = "rejected"
+    WORKER_LOST = "worker-lost"
+    TIME_LIMIT = "time-limit"
+    UNKNOWN_TASK = "unknown-task"
+    EXPIRED = "expired"
+
+
+class DeadLetter(BaseModel):
+    """A job in a dead-letter queue.
+
+    Attributes:
+        id, name: The job's id and schema name, as far as its headers tell.
+        queue: The queue it came from, and is replayed to.
+        reason, error, error_type: Why it is here.
+        at: When it was put here.
+        attempts, retries: How often work on it began and its worker vanished; how often it was retried.
+        worker: Who put it here.
+        body, headers, content_type: The original message.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str | None = None
+    name: str | None = None
+    queue: str
+    reason: str
+    error: str = ""
+    error_type: str = ""
+    at: AwareDatetime | None = None
+    attempts: int = 0
+    retries: int = 0
+    worker: str = ""
+    body: bytes
+    headers: dict[str, Any]
+    content_type: str | None = None
+
+    def job(self) -> Job[Any]:
+        """The job itself.
+
+        Raises:
+            DecodeError: it still cannot be read, which may be why it is here.
+        """
+        return decode(self.body, self.headers, self.content_type)
+
+
+class DeadLetters:
+    """The dead-letter queues of one client.
+
+    Args:
+        client: The broker.
+        limit: Jobs kept per dead-letter queue; past it the oldest are dropped, with a warning in the log. None: all.
+        max_age: How long a job is kept, checked as others are added. None: for ever.
+        on_replay: Called with each message just before it is put back.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        limit: int | None = None,
+        max_age: timedelta | None = None,
+        on_replay: Callable[[Message], None] | None = None,
+    ) -> None:
+        self._client = client
+        self._on_replay = on_replay
+        self._limit = limit
+        self._max_age = max_age
+
+    def bury(self, delivery: Delivery, reason: Reason, error: BaseException | str) -> None:
+        """Move a delivery to its queue's dead-letter queue."""
+        self.keep(delivery.message, delivery.queue, reason, error, attempts=delivery.attempts)
+        delivery.acknowledge()
+        self.trim(delivery.queue)
+
+    def keep(
+        self,
+        message: Message,
+        queue: str,
+        reason: Reason,
+        error: BaseException | str,
+        *,
+        attempts: int = 0,
+        worker: str | None = None,
+    ) -> None:
+        """Publish a message to the dead-letter queue of ``queue``; acknowledging the original is the caller's.
+
+        Args:
+            message: The message as it was taken.
+            queue: Where it was taken from.
+            reason, error: Why it cannot succeed.
+            attempts: How often work on it began and its worker vanished.
+            worker: Who says so; default this process.
+        """
+        headers = message.headers
+        text = summary(error)
+        headers = {
+            **headers,
+            DEAD_LETTER: {
+                "reason": str(reason),
+                "error": text,
+                "error_type": type(error).__name__ if isinstance(error, BaseException) else "",
+                "queue": queue,
+                "at": datetime.now(UTC).isoformat(),
+                "attempts": attempts,
+                "retries": _number(headers.get("retries")),
+                "worker": worker or worker_name(),
+            },
+        }
+        target = dead_letter_queue(queue)
+        self._client.publish(replace(message, headers=headers), queue=target)
+        log.error(
+            "job %s dead-lettered to %s: %s: %s",
+            headers.get("id"),
+            target,
+            reason,
+            text,
+            extra={
+                "action": "dead_letter_job",
+                "job_id": headers.get("id"),
+                "job_name": headers.get("task"),
+                "queue": queue,
+                "reason": str(reason),
+                "attempt": attempts,
+            },
+        )
+
+    def trim(self, queue: str) -> None:
+        """Drop dead letters of ``queue`` beyond the configured limits; without limits, nothing."""
+        if self._limit is not None or self._max_age is not None:
+            self._trim(queue)
+
+    def list(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """Up to ``limit`` dead letters of ``queue``, oldest first, none removed; empty if there are none."""
+        try:
+            return [_read(message, queue) for message in self._client.browse(dead_letter_queue(queue), limit)]
+        except QueueNotFoundError:
+            return []
+
+    def show(self, queue: str, job_id: str) -> DeadLetter:
+        """The dead letter of one job.
+
+        Raises:
+            JobNotFoundError: it is not there.
+        """
+        for letter in self.list(queue, limit=self.count(queue)):
+            if letter.id == job_id:
+                return letter
+        raise JobNotFoundError(f"job {job_id!r} is not in {dead_letter_queue(queue)!r}")
+
+    def count(self, queue: str) -> int:
+        """How many dead letters ``queue`` has."""
+        try:
+            return self._client.count(dead_letter_queue(queue))
+        except QueueNotFoundError:
+            return 0
+
+    def replay(
+        self, queue: str, job_ids: str | Collection[str] | None = None, *, limit: int | None = None
+    ) -> Sequence[str | None]:
+        """Put dead letters back on ``queue`` as they were, with their counts reset and without ETA and expiry.
+
+        Args:
+            queue: The queue they came from.
+            job_ids: One id, or some; None for all.
+            limit: At most so many, oldest first.
+
+        Returns:
+            The ids of the jobs put back.
+
+        Raises:
+            JobNotFoundError: an id is not there; the others are put back.
+        """
+        wanted = {job_ids} if isinstance(job_ids, str) else set(job_ids) if job_ids is not None else None
+        replayed: list[str | None] = []
+        total = self.count(queue)
+        if total:
+            with self._client.consume([dead_letter_queue(queue)], prefetch=min(total, _LARGEST_PREFETCH)) as source:
+                for _ in range(total):
+                    if len(replayed) == limit or (wanted is not None and wanted <= set(replayed)):
+                        break
+                    delivery = source.next(_DELIVERY_TIMEOUT)
+                    if delivery is None:
+                        break
+                    job_id = _text(delivery.message.headers.get("id"))
+                    if wanted is not None and job_id not in wanted:
+                        continue  # closing the source puts it back in its place
+                    revived = _revived(delivery.message)
+                    if self._on_replay is not None:
+                        self._on_replay(revived)
+                    self._client.publish(revived, queue=queue)
+                    delivery.acknowledge()
+                    replayed.append(job_id)
+        missing = (wanted or set()) - set(replayed)
+        if missing and limit is None:
+            raise JobNotFoundError(f"not in {dead_letter_queue(queue)!r}: {', '.join(sorted(missing))}")
+        return replayed
+
+    def purge(self, queue: str) -> int:
+        """Remove all dead letters of ``queue`` for good; returns how many."""
+        try:
+            return self._client.purge(dead_letter_queue(queue))
+        except QueueNotFoundError:
+            return 0
+
+    def _trim(self, queue: str) -> None:
+        """Drop the oldest beyond the configured limits, saying so."""
+        target = dead_letter_queue(queue)
+        while True:
+            over = self._limit is not None and self._client.count(target) > self._limit
+            delivery = self._client.get(target)
+            if delivery is None:
+                return
+            letter = _read(delivery.message, queue)
+            old = self._max_age is not None and letter.at is not None and datetime.now(UTC) - letter.at > self._max_age
+            if not over and not old:
+                delivery.requeue()
+                return
+            delivery.acknowledge()
+            log.warning(
+                "dead letter %s of %s dropped: %s",
+                letter.id,
+                target,
+                "over the configured limit" if over else "over the configured age",
+                extra={"action": "drop_dead_letter", "job_id": letter.id, "queue": queue},
+            )
+
+
+def reason_for(error: DecodeError) -> Reason:
+    """Which reason a message that cannot be read is dead-lettered for."""
+    if isinstance(error, UnknownTypeError):
+        return Reason.UNKNOWN_TYPE
+    return Reason.INVALID_INPUT if isinstance(error, InvalidPayloadError) else Reason.UNDECODABLE
+
+
+def _read(message: Message, queue: str) -> DeadLetter:
+    why = message.headers.get(DEAD_LETTER)
+    why = why if isinstance(why, dict) else {}
+    original = {name: value for name, value in message.headers.items() if name != DEAD_LETTER}
+    return DeadLetter(
+        id=_text(message.headers.get("id")),
+        name=_text(message.headers.get("task")),
+        queue=_text(why.get("queue")) or queue,
+        reason=_text(why.get("reason")) or "unknown",
+        error=_text(why.get("error")) or "",
+        error_type=_text(why.get("error_type")) or "",
+        at=_moment(why.get("at")),
+        attempts=_number(why.get("attempts")),
+        retries=_number(why.get("retries")),
+        worker=_text(why.get("worker")) or "",
+        body=message.body,
+        headers=original,
+        content_type=message.content_type,
+    )
+
+
+def _revived(message: Message) -> Message:
+    headers = {name: value for name, value in message.headers.items() if name not in _OF_DELIVERY}
+    return replace(message, headers={**headers, "eta": None, "expires": None, "retries": 0})
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _text(value: Any) -> str | None:
+    # Headers of what could not be read may be anything.
+    return value if isinstance(value, str) else None
+
+
+def _moment(value: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,44 @@
+"""Job records in the result backend of an existing Celery app, with the app's own settings for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindtrace_jobs.errors import ResultsNotConfiguredError
+from mindtrace_jobs.results.store import ResultStore
+
+
+class AppResultStore(ResultStore):
+    """The result store that shares an app's backend: its URL, serializer, key prefix, expiry and connections.
+
+    Times and attempts are kept only if the app has ``result_extended`` on. ``rpc://`` counts as no backend, since only
+    the client that published a job can read its result there.
+
+    Args:
+        app: The Celery app; nothing is read from it before the first use.
+    """
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(None)
+        self._app = app
+
+    @property
+    def configured(self) -> bool:
+        return self._scheme not in ("", "disabled", "rpc")
+
+    @property
+    def backend(self) -> Any:
+        if not self.configured:
+            raise ResultsNotConfiguredError(
+                "this Celery app keeps no results that others can read: set result_backend, for example to "
+                "'redis://localhost/1'"
+            )
+        # Celery keeps one for each thread.
+        return self._app.backend
+
+    @property
+    def _scheme(self) -> str:
+        if self._app.backend_cls is not None and not isinstance(self._app.backend_cls, str):
+            return "custom"
+        url = self._app.backend_cls or self._app.conf.result_backend or ""
+        return str(url).partition("://")[0]

@@ -1,0 +1,159 @@
+"""How work on a job begins and ends: recorded, acknowledged, retried or dead-lettered."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from mindtrace_jobs.clients import Client
+from mindtrace_jobs.deadletter import Reason
+from mindtrace_jobs.errors import BrokerError, EncodeError, LeaseLostError, RejectJob, RetryJob, summary
+from mindtrace_jobs.intake import Intake, Taken
+from mindtrace_jobs.jobs import ExecutionStatus, JobOutput
+from mindtrace_jobs.results import ResultStore
+from mindtrace_jobs.retry import RetryPolicy
+
+log = logging.getLogger("mindtrace_jobs.settle")
+
+#: Seconds between the tries to record an output.
+_RECORD_PAUSES = (0.1, 0.5, 2.0)
+
+
+class Settlement:
+    """Begins and ends the work on taken jobs.
+
+    Args:
+        client, results, intake: Where the job came from, is recorded, and is dead-lettered.
+    """
+
+    def __init__(self, client: Client, results: ResultStore, intake: Intake) -> None:
+        self._client = client
+        self._results = results
+        self._intake = intake
+
+    def begin(self, taken: Taken) -> None:
+        """Work starts now: the job is running, and the broker knows in case this process vanishes."""
+        self.record_start(taken)
+        taken.delivery.mark_started()
+
+    def record_start(self, taken: Taken) -> None:
+        """Set the job running, and record it if its status is kept."""
+        job = taken.job
+        job.status, job.started_at = ExecutionStatus.RUNNING, datetime.now(UTC)
+        self._record(taken)
+
+    def complete(self, taken: Taken) -> None:
+        """The work is done: record the output, then acknowledge.
+
+        Raises:
+            BrokerError: the output could not be recorded, so the job is not acknowledged: its result would be lost.
+        """
+        job = taken.job
+        job.status, job.completed_at = ExecutionStatus.COMPLETED, datetime.now(UTC)
+        if taken.tracked:
+            try:
+                self._record_output(taken)
+            except EncodeError as error:
+                job.error = summary(error)
+                self._bury(taken, Reason.INVALID_OUTPUT, error)
+                return
+        taken.delivery.acknowledge()
+        log.info("job %s completed", job.id, extra=_context(taken, "complete_job"))
+
+    def _record_output(self, taken: Taken) -> None:
+        for pause in (*_RECORD_PAUSES, None):
+            try:
+                self._results.save(taken.job, attempts=taken.starts)
+            except BrokerError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
+            else:
+                return
+
+    def fail(self, taken: Taken, error: BaseException, policy: RetryPolicy) -> None:
+        """The work failed: run it again later if the policy allows, else dead-letter it.
+
+        Raises:
+            LeaseLostError: somebody else has the job by now, and decides.
+        """
+        if taken.delivery.lost:
+            raise LeaseLostError(
+                f"job {taken.job.id} failed here, but its lease had run out: it is run again elsewhere"
+            )
+        job, retries = taken.job, taken.retries
+        job.error = f"{type(error).__name__}: {summary(error)}"
+        if isinstance(error, RejectJob):
+            self._bury(taken, Reason.REJECTED, error)
+        elif isinstance(error, InvalidOutputError):
+            self._bury(taken, Reason.INVALID_OUTPUT, error)
+        elif retries >= policy.max_retries:
+            self._bury(taken, Reason.RETRIES_EXHAUSTED, error)
+        else:
+            pause = error.delay if isinstance(error, RetryJob) else None
+            self._retry(taken, policy.delay(retries) if pause is None else max(0.0, pause))
+
+    def _retry(self, taken: Taken, pause: float) -> None:
+        job = taken.job
+        eta = (datetime.now(UTC) + timedelta(seconds=pause)).isoformat()
+        message = taken.delivery.message
+        headers = {**message.headers, "retries": taken.retries + 1, "eta": eta}
+        # Before publishing, as whoever takes the copy may be quick to record more.
+        job.status = ExecutionStatus.QUEUED
+        self._record(taken)
+        # The copy is there before the original goes.
+        self._client.publish(replace(message, headers=headers), queue=taken.delivery.queue, delay=pause)
+        taken.delivery.acknowledge()
+        log.info(
+            "job %s failed (%s), retry %d in %.1f s",
+            job.id,
+            job.error,
+            taken.retries + 1,
+            pause,
+            extra=_context(taken, "retry_job"),
+        )
+
+    def _bury(self, taken: Taken, reason: Reason, error: BaseException) -> None:
+        taken.job.status, taken.job.completed_at = ExecutionStatus.FAILED, datetime.now(UTC)
+        self._record(taken, error)
+        self._intake.bury(taken.delivery, reason, error, recorded=True)
+
+    def _record(self, taken: Taken, error: BaseException | None = None) -> None:
+        if taken.tracked:
+            self._intake.record(lambda: self._results.save(taken.job, attempts=taken.starts, error=error))
+
+
+class InvalidOutputError(Exception):
+    """The handler returned something that is not the schema's output type."""
+
+
+def set_output(taken: Taken, output: Any) -> None:
+    """Put what a handler returned into the job; None leaves what the handler put there itself.
+
+    Raises:
+        InvalidOutputError: it is not of the schema's output type.
+    """
+    if output is None:
+        return
+    payload = taken.job.payload
+    try:
+        payload.output = output
+    except ValidationError as error:
+        expected = type(payload).output_type()
+        what = "JobOutput" if expected is JobOutput else expected.__name__
+        raise InvalidOutputError(f"the handler returned {type(output).__name__}, not {what}") from error
+
+
+def _context(taken: Taken, action: str) -> dict[str, Any]:
+    return {
+        "action": action,
+        "job_id": taken.job.id,
+        "job_name": taken.job.name,
+        "queue": taken.delivery.queue,
+        "attempt": taken.starts,
+    }
