@@ -1,0 +1,35 @@
+"""BackendConformance: all parts of the contract in one class."""
+
+from __future__ import annotations
+
+from mindtrace_jobs.testing.exchanges import ExchangeConformance
+from mindtrace_jobs.testing.keeping import DeadLetterConformance, ForeignMessageConformance, LifeConformance
+from mindtrace_jobs.testing.queues import QueueConformance
+from mindtrace_jobs.testing.running import ConsumerConformance, ResultConformance
+from mindtrace_jobs.testing.taking import TakingConformance
+
+
+class BackendConformance(
+    QueueConformance,
+    ExchangeConformance,
+    TakingConformance,
+    ConsumerConformance,
+    ResultConformance,
+    DeadLetterConformance,
+    ForeignMessageConformance,
+    LifeConformance,
+):
+    """What every backend does.
+
+    Subclass it and provide two fixtures, fresh for each test:
+
+    * ``orchestrator``: an open Orchestrator on your client;
+    * ``other_orchestrator``: another one, with a client of its own, on the same broker. Tests close it.
+
+    Each test uses queues and exchanges of names that nobody has, and deletes them, except for the documented queues
+    ``vbrain_jobs``, ``detection_jobs`` and ``default_jobs``: run it on a broker without those.
+
+    What the client declares in ``abilities`` must work, and what it does not must be refused, or answered with None,
+    as the documentation of each verb says. ``Ability.DURABLE`` is the exception: whether jobs outlive a restart of the
+    broker can only be seen by restarting it, which is left to the backend's own tests.
+    """

@@ -1,0 +1,83 @@
+"""What only Redis does: persistence by its append-only file, leases, key prefixes."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from mindtrace_jobs import Consumer, ExecutionStatus, Orchestrator, PublishError
+from mindtrace_jobs.testing.base import PATIENCE, put_json, receive_all, with_policy
+from mindtrace_jobs.testing.models import ImageSchema, image_job, urls
+from tests.jobs.fault_worker import Worker
+from tests.jobs.servers import RedisServer
+
+# Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+
+
+def test_every_kind_of_job_is_still_there_after_the_server_was_killed(own_redis_server: RedisServer) -> None:
+    options = {"lease": 1.0}
+    with Orchestrator.from_url(own_redis_server.url(), client_options=options) as orchestrator:
+        orchestrator.declare_queue("priority", "priority")
+        orchestrator.declare_queue("stack", "stack")
+        for name, priority in (("low", 0), ("high", 9)):
+            orchestrator.publish_message("priority", image_job(name, priority=priority))
+            orchestrator.publish_message("stack", image_job(name))
+        handle = orchestrator.submit(image_job("submitted"), queue="submitted")
+        orchestrator.publish_message("delayed", image_job("delayed"), delay=0.5)
+        orchestrator.publish_message("held", image_job("wait"))
+        orchestrator.declare_exchange("exchange", "topic")
+        orchestrator.declare_queue("bound")
+        orchestrator.bind_queue("bound", "exchange", "a.*")
+        with Worker(own_redis_server.url(), "held", client_options=options) as worker:
+            worker.wait_for("started wait")  # and is killed with the job in hand
+    own_redis_server.kill()
+    own_redis_server.start()
+    with Orchestrator.from_url(own_redis_server.url(), client_options=options) as orchestrator:
+        assert urls(receive_all(orchestrator, "priority")) == ["high", "low"]
+        assert urls(receive_all(orchestrator, "stack")) == ["high", "low"]
+        assert urls(receive_all(orchestrator, "submitted")) == ["submitted"]
+        assert orchestrator.job_status(handle.id) is ExecutionStatus.RUNNING  # handed over, and never said to be done
+        for queue, name in (("delayed", "delayed"), ("held", "wait")):
+            job = orchestrator.receive_message(queue, timeout=PATIENCE)
+            assert job is not None
+            assert urls([job]) == [name]
+        orchestrator.publish_message("", image_job("routed"), exchange="exchange", routing_key="a.b")
+        assert urls(receive_all(orchestrator, "bound")) == ["routed"]
+
+
+def test_a_key_prefix_keeps_two_users_of_a_database_apart(redis_url: str) -> None:
+    with (
+        Orchestrator.from_url(redis_url, client_options={"key_prefix": "one:"}) as one,
+        Orchestrator.from_url(redis_url, client_options={"key_prefix": "two:"}) as two,
+    ):
+        one.publish_message("q", image_job("one"))
+        two.publish_message("q", image_job("two"))
+        assert urls(receive_all(one, "q")) == ["one"]
+        assert urls(receive_all(two, "q")) == ["two"]
+
+
+def test_nothing_is_left_behind_when_all_jobs_are_done(redis_url: str) -> None:
+    with Orchestrator.from_url(redis_url) as orchestrator, redis.Redis.from_url(redis_url) as server:
+        orchestrator.publish_many("q", [image_job() for _ in range(50)])
+        done: Consumer[ImageSchema] = Consumer(orchestrator, "q", lambda job: None, prefetch=10)
+        assert done.consume_until_empty() == 50
+        assert [server.hlen("unacked"), server.zcard("unacked_index")] == [0, 0]
+
+
+def test_a_full_server_refuses_jobs_by_name_and_still_hands_out_what_it_has() -> None:
+    with RedisServer() as server, Orchestrator.from_url(server.url()) as orchestrator:
+        orchestrator.publish_message("q", image_job("kept"))
+        with redis.Redis.from_url(server.url()) as admin:
+            admin.config_set("maxmemory", 1)
+            with pytest.raises(PublishError, match="out of memory"):
+                orchestrator.publish_message("q", image_job("refused"))
+            assert urls(receive_all(orchestrator, "q")) == ["kept"]
+
+
+def test_a_plain_kombu_publishers_job_is_taken(redis_url: str) -> None:
+    with Orchestrator.from_url(redis_url) as orchestrator:
+        orchestrator.declare_queue("q")
+        headers = {"lang": "py", "task": "conformance_image", "id": "foreign"}
+        put_json(with_policy(orchestrator), "q", [[], {"url": "a.png"}, {}], headers)
+        assert urls(receive_all(orchestrator, "q")) == ["a.png"]
