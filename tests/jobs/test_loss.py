@@ -1,0 +1,102 @@
+"""Nothing is lost when consumers die: at the one instant where stock Kombu loses a message, and at random ones."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.jobs.loss.brokers import RabbitMQBroker, RedisBroker
+from tests.jobs.loss.plan import Kind, Plan
+from tests.jobs.loss.run import run
+from tests.jobs.redis_channels import Child, connection, consume, drain, publish, server, tracks
+from tests.jobs.servers import RedisServer, TcpProxy, wait_until
+
+LEASE = 1.0
+
+#: A consumer that waits for a message and reports it.
+CONSUMER = """
+from tests.jobs.redis_channels import connection, consume
+url, lease, stock = sys.argv[1:]
+options = {"visibility_timeout": float(lease)} if stock == "stock" else {"lease": float(lease)}
+source = connection(url, stock=stock == "stock", **options)
+received = consume(source.default_channel)
+while True:
+    source.drain_events()
+    report(received[-1].payload)
+"""
+
+
+def _blocked(client: Any) -> bool:
+    return any(one["cmd"] == "brpop" and "b" in one["flags"] for one in client.client_list())
+
+
+def _told_of_changes(client: Any) -> bool:
+    """Whether a consumer's claim found nothing, so that the server has it tracked."""
+    return int(client.info("stats")["tracking_total_items"]) > 0
+
+
+def test_stock_loses_a_message_whose_consumer_is_killed_before_it_has_heard_of_it(
+    own_redis_server: RedisServer, proxy_to: Callable[[str], TcpProxy]
+) -> None:
+    # given: a stock consumer that waits in BRPOP
+    url = own_redis_server.url()
+    proxy = proxy_to(url)
+    with server(url) as client, connection(url, stock=True) as producer:
+        with Child(CONSUMER, proxy.url(url), str(LEASE), "stock") as child:
+            wait_until(lambda: _blocked(client), "it waits")
+
+            # when: the server hands it a message, and it dies before the reply arrives
+            proxy.freeze(requests=False, replies=True)
+            publish(producer.default_channel, "precious")
+            child.signal(signal.SIGKILL)
+            child.process.wait()
+
+        # then: the message is nowhere, and no restore can bring it back
+        assert not client.exists("q")
+        assert not tracks(client)
+
+
+def test_a_message_whose_consumer_is_killed_before_it_has_heard_of_it_is_back_within_the_lease(
+    own_redis_server: RedisServer, proxy_to: Callable[[str], TcpProxy]
+) -> None:
+    # given: a consumer that waits to be told of a message
+    url = own_redis_server.url()
+    proxy = proxy_to(url)
+    with server(url) as client, connection(url, lease=LEASE) as source:
+        channel = source.default_channel
+        with Child(CONSUMER, proxy.url(url), str(LEASE), "ours") as child:
+            wait_until(lambda: _told_of_changes(client), "it waits")
+
+            # when: it is told, claims the message, and dies before the reply arrives
+            child.signal(signal.SIGSTOP)
+            publish(channel, "precious")
+            client.ping()  # the server has told it by now, and the proxy passes that on before it freezes
+            proxy.freeze(requests=False, replies=True)
+            child.signal(signal.SIGCONT)
+            wait_until(lambda: client.hlen("unacked"), "the server has handed it over")
+            child.signal(signal.SIGKILL)
+            child.process.wait()
+            assert not client.exists("q")
+
+        # then: somebody else gets it
+        received = drain(source, consume(channel), 1)
+        assert received[0].payload == "precious"
+        received[0].ack()
+        assert not tracks(client)
+
+
+@pytest.mark.parametrize("kind", [Kind.OURS, Kind.CELERY_THREADS])
+def test_kills_a_restart_and_cuts_lose_no_job_on_redis(own_redis_server: RedisServer, kind: Kind) -> None:
+    kills = 6 if kind is Kind.OURS else 2
+    report = run(Plan(kind, jobs=250, kills=kills, restarts=1, cuts=2), RedisBroker(own_redis_server))
+    assert report.clean, report.as_text()
+    assert (report.executed, report.kills, report.restarts, report.cuts) == (report.jobs, kills, 1, 2)
+
+
+def test_kills_and_cuts_lose_no_job_on_rabbitmq(rabbitmq_url: str) -> None:
+    report = run(Plan(Kind.OURS, jobs=250, kills=5, cuts=2), RabbitMQBroker(rabbitmq_url))
+    assert report.clean, report.as_text()
+    assert (report.executed, report.kills, report.cuts) == (report.jobs, 5, 2)
