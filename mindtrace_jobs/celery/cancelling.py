@@ -1,0 +1,42 @@
+"""Cancelling jobs of a Celery app, waiting or running."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindtrace_jobs.celery import installation
+from mindtrace_jobs.celery.context import stop_mark
+from mindtrace_jobs.errors import ConfigurationError
+from mindtrace_jobs.jobs import ExecutionStatus
+
+
+def cancel(app: Any, job_id: str, *, terminate: bool = False) -> bool:
+    """Cancel a job: one that waits is not run, one that runs is asked to stop.
+
+    A running job stops where it reports progress or asks ``context.raise_if_cancelled()``.
+
+    Args:
+        app: The Celery app, installed.
+        job_id: The job, submitted or published in any way.
+        terminate: End the process of a running job by SIGTERM, if the worker's pool is prefork.
+
+    Returns:
+        Whether the job had not ended yet.
+
+    Raises:
+        ConfigurationError: nothing is installed on the app.
+        ResultsNotConfiguredError: the app keeps no results.
+    """
+    found = installation.find(app)
+    if found is None:
+        raise ConfigurationError("call mindtrace_jobs.celery.install(app) first")
+    results = found.orchestrator.results
+    record = results.find(job_id)
+    if record is not None and record.status.final:
+        return False
+    results.cancel(stop_mark(job_id))
+    if record is None or record.status is not ExecutionStatus.RUNNING:
+        # Published without a record, it may wait all the same.
+        results.cancel(job_id)
+    found.app.control.revoke(job_id, terminate=terminate)
+    return True

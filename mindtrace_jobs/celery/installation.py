@@ -1,0 +1,61 @@
+"""What is installed on an app, found from the app."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from mindtrace_jobs.orchestrator import Orchestrator
+
+_lock = threading.Lock()
+_installed: WeakKeyDictionary[Any, Installation] = WeakKeyDictionary()
+
+
+@dataclass
+class Installation:
+    """The choices made at ``install`` and what is made from them.
+
+    Attributes:
+        app: The Celery app.
+        lease: Seconds a taken job stays with a worker that no longer renews its lease.
+        dead_letters: Whether what cannot run is kept in ``<queue>.dlq``.
+        track: Whether the start of every job is recorded, not only of submitted ones.
+        max_worker_losses: How often a job may lose its worker before it is dead-lettered.
+    """
+
+    app: Any
+    lease: float = 60.0
+    dead_letters: bool = True
+    track: bool = False
+    max_worker_losses: int = 3
+    _orchestrator: Orchestrator | None = field(default=None, repr=False)
+    _made_for: tuple[Any, ...] = ()
+
+    @property
+    def orchestrator(self) -> Orchestrator:
+        """An orchestrator on the app's broker and results; another one when the app's broker has changed."""
+        conf = self.app.conf
+        wanted = (str(conf.broker_write_url), str(conf.broker_transport_options), str(conf.broker_use_ssl), self.lease)
+        with _lock:
+            if self._orchestrator is None or self._made_for != wanted:
+                self._orchestrator = Orchestrator.from_celery(self.app, lease=self.lease)
+                self._made_for = wanted
+            return self._orchestrator
+
+
+def real_app(app: Any) -> Any:
+    """The app behind a proxy such as ``celery.current_app``."""
+    found = getattr(app, "_get_current_object", None)
+    return app if found is None else found()
+
+
+def find(app: Any) -> Installation | None:
+    """What is installed on an app, or None."""
+    return _installed.get(real_app(app))
+
+
+def remember(installation: Installation) -> None:
+    """Make an installation findable from its app."""
+    _installed[installation.app] = installation

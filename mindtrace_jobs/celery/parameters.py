@@ -1,0 +1,102 @@
+"""What a job function asks for: its input first, and by annotation the job and a context."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_origin, get_type_hints
+
+from mindtrace_jobs.celery.context import JobContext
+from mindtrace_jobs.errors import ConfigurationError
+from mindtrace_jobs.jobs import Job, JobInput, JobOutput, JobSchema
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Names of the parameters that take the job and the context; None where there is none."""
+
+    job: str | None = None
+    context: str | None = None
+
+    def extras(self, job: Job[Any], context: JobContext) -> dict[str, Any]:
+        """Keyword arguments beside the input."""
+        return {name: value for name, value in ((self.job, job), (self.context, context)) if name is not None}
+
+
+def parameters_of(
+    function: Callable[..., Any], schema: type[JobSchema[Any, Any]], *, bound: bool = False
+) -> Parameters:
+    """Read a function's signature.
+
+    Args:
+        function: The job function.
+        schema: What its annotations, as far as it has any, must agree with.
+        bound: Whether its first parameter is the task itself.
+
+    Raises:
+        ConfigurationError: it takes something that a worker cannot give, or its types are not the schema's.
+    """
+    if inspect.iscoroutinefunction(function):
+        raise ConfigurationError(f"{_name(function)} is a coroutine function; a Celery worker calls plain functions")
+    listed = list(inspect.signature(function).parameters.values())[1 if bound else 0 :]
+    hints = _hints(function)
+    if not listed or listed[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+        raise ConfigurationError(f"{_name(function)} takes no input: def {_name(function)}(input: {_input(schema)})")
+    _check(function, "its input", hints.get(listed[0].name), schema.input_type(), JobInput)
+    _check(function, "its output", hints.get("return"), schema.output_type(), JobOutput)
+    job = context = None
+    for parameter in listed[1:]:
+        hint = hints.get(parameter.name)
+        if _is(hint, Job):
+            job = parameter.name
+        elif _is(hint, JobContext):
+            context = parameter.name
+        elif parameter.default is inspect.Parameter.empty and parameter.kind not in (
+            inspect.Parameter.VAR_POSITIONAL,
+            inspect.Parameter.VAR_KEYWORD,
+        ):
+            raise ConfigurationError(
+                f"{_name(function)}: nothing fills parameter {parameter.name!r}. Annotate it as Job or JobContext, or "
+                "give it a default"
+            )
+    return Parameters(job, context)
+
+
+def _check(function: Any, what: str, hint: Any, declared: type[Any], base: type[Any]) -> None:
+    """A declared class that cannot be what the schema says is a mistake to report now."""
+    if not isinstance(hint, type) or not issubclass(hint, base) or declared is base:
+        return
+    fits = issubclass(declared, hint) if base is JobInput else issubclass(hint, declared)
+    if not fits:
+        raise ConfigurationError(
+            f"{_name(function)}: {what} is annotated {hint.__name__}, its schema says {declared.__name__}"
+        )
+
+
+def _is(hint: Any, cls: type[Any]) -> bool:
+    # A parametrized Pydantic model is a subclass of the bare one.
+    found = get_origin(hint) or hint
+    return isinstance(found, type) and issubclass(found, cls)
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(function)
+    except Exception:  # names only a type checker knows: the annotations still stand as text
+        return {name: _KNOWN.get(str(hint).partition("[")[0], hint) for name, hint in _raw(function).items()}
+
+
+def _raw(function: Any) -> dict[str, Any]:
+    return dict(getattr(function, "__annotations__", {}))
+
+
+_KNOWN = {"Job": Job, "JobContext": JobContext}
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", function))
+
+
+def _input(schema: type[JobSchema[Any, Any]]) -> str:
+    return schema.input_type().__name__

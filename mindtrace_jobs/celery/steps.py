@@ -1,0 +1,63 @@
+"""Worker steps: what is worth saying once when a worker starts."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import bootsteps
+from celery.worker.consumer.tasks import Tasks
+
+log = logging.getLogger("mindtrace_jobs.celery")
+
+#: Seconds after which RabbitMQ takes back an unacknowledged message by default, since the version that does so.
+_CONSUMER_TIMEOUT = 30 * 60
+_FIRST_VERSION = (3, 8, 17)
+_QUEUE_ARGUMENT = "x-consumer-timeout"
+
+
+class ConsumerTimeoutWarning(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Warns when a job may run longer than RabbitMQ leaves it unacknowledged.
+
+    The server's setting cannot be read over AMQP, so its default is taken, unless the queue says otherwise.
+    """
+
+    requires = (Tasks,)
+
+    def start(self, consumer: Any) -> None:
+        """Compare time limits with the server's default."""
+        if consumer.connection.transport.driver_type != "amqp":
+            return
+        version = server_version(consumer.connection)
+        if version is None or version < _FIRST_VERSION:
+            return
+        conf = consumer.app.conf
+        for task in list(consumer.app.tasks.values()):
+            if not getattr(task, "is_job", False):
+                continue
+            limit = task.time_limit or conf.task_time_limit
+            if limit is not None and limit <= _CONSUMER_TIMEOUT:
+                continue
+            queue = consumer.app.amqp.queues.consume_from.get(task.queue_name)
+            if queue is None or _QUEUE_ARGUMENT in (queue.queue_arguments or {}):
+                continue
+            log.warning(
+                "task %s may run for %s, but RabbitMQ by default gives a job that is not acknowledged within 30 minutes "
+                "to another worker: raise consumer_timeout on the server, declare queue %s with %r (from RabbitMQ "
+                "3.12 on), or set a time_limit of at most %d s",
+                task.name,
+                "any time" if limit is None else f"{limit:g} s",
+                queue.name,
+                _QUEUE_ARGUMENT,
+                _CONSUMER_TIMEOUT,
+                extra={"action": "check_consumer_timeout", "job_name": task.name, "queue": queue.name},
+            )
+
+
+def server_version(connection: Any) -> tuple[int, ...] | None:
+    """The version in RabbitMQ's greeting."""
+    properties = getattr(connection.connection, "server_properties", None) or {}
+    text = properties.get("version", "")
+    text = text.decode() if isinstance(text, bytes) else str(text)
+    parts = text.split(".")[:3]
+    return tuple(int(part) for part in parts) if parts and all(part.isdigit() for part in parts) else None

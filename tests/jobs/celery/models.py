@@ -1,0 +1,51 @@
+"""The typed jobs of the stack. Producers import this file; it needs no Celery."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from mindtrace_jobs import JobInput, JobOutput, JobSchema
+
+
+class DetectionInput(JobInput):
+    image: str
+    threshold: float = 0.5
+    taken: datetime | None = None
+
+
+class DetectionOutput(JobOutput):
+    labels: list[str]
+    taken: datetime | None = None
+
+
+class DetectionSchema(JobSchema[DetectionInput, DetectionOutput]):
+    name: str = "stack_detection"
+
+
+class SummaryInput(JobInput):
+    labels: list[str]
+
+
+class SummaryOutput(JobOutput):
+    text: str
+
+
+class SummarySchema(JobSchema[SummaryInput, SummaryOutput]):
+    name: str = "stack_summary_detection"
+
+
+class DeedInput(JobInput):
+    """What a job is to do, and where to write that it began and that it ended."""
+
+    deed: Literal["work", "fail", "reject", "retry", "wrong output", "hang", "wait", "kill", "steps"] = "work"
+    path: str = ""
+    seconds: float = 0.0
+
+
+class DeedOutput(JobOutput):
+    attempt: int
+
+
+class DeedSchema(JobSchema[DeedInput, DeedOutput]):
+    name: str = "stack_deed_detection"

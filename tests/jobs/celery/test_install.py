@@ -1,0 +1,255 @@
+"""install(app) adds what typed jobs need, once, whenever it is called, and changes nothing for plain tasks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from celery.utils.imports import symbol_by_name
+from celery.worker.consumer import Consumer
+
+from mindtrace_jobs import ConfigurationError, JobRouter, Orchestrator
+from mindtrace_jobs.celery import install, job_task
+from mindtrace_jobs.celery.consumer import JobsConsumer, JobsConsumerMixin
+from tests.jobs.celery.models import DetectionInput, DetectionOutput, DetectionSchema
+from tests.jobs.celery.workers import ROOT, close_app
+
+ETA = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class OwnConsumer(Consumer):  # type: ignore[misc]
+    """What a stack may have."""
+
+
+def new_app(url: str = "memory://install", **conf: Any) -> Any:
+    app = Celery("install", broker=url, backend="cache+memory://", set_as_current=False)
+    app.conf.update(task_routes={"plain.routed": {"queue": "routed"}}, **conf)
+    app._local.oid = "the queue for replies"  # else every app has another one
+
+    @app.task(name="plain.add", shared=False)  # type: ignore[untyped-decorator]
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    @app.task(name="plain.routed", shared=False)  # type: ignore[untyped-decorator]
+    def routed(**values: Any) -> dict[str, Any]:
+        return values
+
+    return app
+
+
+def publish_plain(app: Any) -> None:
+    """All that a message may carry, with every id and time given."""
+    add, routed = app.tasks["plain.add"], app.tasks["plain.routed"]
+    add.apply_async((1, 2), task_id="a")
+    routed.apply_async(kwargs={"when": ETA, "text": "ü"}, task_id="b", priority=3, eta=ETA, headers={"own": "x"})
+    (add.s(1, 1).set(task_id="c") | add.s(3).set(task_id="d")).apply_async(link=routed.s().set(task_id="e"))
+    app.send_task("plain.unknown", args=[[1]], task_id="f", queue="routed", serializer="json", compression="gzip")
+
+
+def on_redis(url: str) -> list[dict[str, Any]]:
+    with redis.Redis.from_url(url) as server:
+        raw: list[Any] = []
+        for queue in ("celery", "routed", "routed\x06\x163"):
+            raw.extend(server.lrange(queue, 0, -1))
+    messages = [json.loads(message) for message in raw]
+    for message in messages:
+        assert message["properties"].pop("delivery_tag")
+    return messages
+
+
+def on_rabbitmq(url: str) -> list[Any]:
+    found = []
+    with Celery("look", broker=url, set_as_current=False).connection_for_read() as connection:
+        for queue in ("celery", "routed"):
+            while (message := connection.default_channel.basic_get(queue)) is not None:
+                properties = {**message.properties, "headers": dict(message.headers)}
+                found.append(
+                    (queue, bytes(message.body, "utf-8") if isinstance(message.body, str) else message.body, properties)
+                )
+                message.channel.basic_ack(message.delivery_tag)
+    return found
+
+
+@pytest.fixture
+def apps() -> Iterator[list[Any]]:
+    made: list[Any] = []
+    yield made
+    for app in made:
+        close_app(app)
+
+
+def test_plain_tasks_are_the_same_bytes_on_redis(redis_url: str, apps: list[Any]) -> None:
+    seen = []
+    for installed in (False, True):
+        app = new_app(redis_url)
+        apps.append(app)
+        if installed:
+            install(app)
+        publish_plain(app)
+        seen.append(on_redis(redis_url))
+        with redis.Redis.from_url(redis_url) as server:
+            server.flushdb()
+    assert len(seen[0]) == 4
+    assert seen[0] == seen[1]
+
+
+def test_plain_tasks_are_the_same_bytes_on_rabbitmq(rabbitmq_url: str, apps: list[Any]) -> None:
+    seen = []
+    for installed in (False, True):
+        app = new_app(rabbitmq_url)
+        apps.append(app)
+        if installed:
+            install(app)
+        publish_plain(app)
+        seen.append(on_rabbitmq(rabbitmq_url))
+    assert len(seen[0]) == 4
+    assert seen[0] == seen[1]
+
+
+def test_settings_and_options_of_plain_tasks_stay_as_they_are() -> None:
+    before, after = new_app(), new_app()
+    install(after)
+    ours = {"accept_content", "task_routes", "worker_consumer"}
+    settings = [app.conf.table(with_defaults=True) for app in (before, after)]
+    changed = {name for name in settings[0] if settings[0][name] != settings[1].get(name)} - {"deprecated_settings"}
+    assert changed == ours
+    for name in ("plain.add", "plain.routed"):
+        for option, setting in before.tasks[name].from_config:
+            assert getattr(before.tasks[name], option) == getattr(after.tasks[name], option), setting
+
+
+def test_a_jobs_queue_comes_after_the_apps_own_routes() -> None:
+    app = new_app()
+    app.conf.task_routes = {"stack_detection": {"queue": "gpu"}}
+    install(app)
+    assert app.amqp.router.route({}, "stack_detection")["queue"].name == "gpu"
+    assert app.amqp.router.route({}, "stack_deed_detection")["queue"].name == "detection_jobs"
+    assert app.amqp.router.route({}, "plain.add")["queue"].name == "celery"
+    assert Orchestrator.from_celery(app).router.queue_for("stack_detection") == "gpu"
+
+
+def test_it_is_installed_once_however_often_it_is_called() -> None:
+    app = new_app()
+    for _ in range(3):
+        install(app)
+        assert app.conf.worker_consumer == "mindtrace_jobs.celery.consumer:JobsConsumer"
+    assert app.conf.accept_content == ["json", "pydantic"]
+    assert [type(route) for route in app.conf.task_routes] == [dict, JobRouter]
+    assert app.amqp.Connection.__mro__.count(app.amqp.Connection.stock) == 1
+    assert not hasattr(app.amqp.Connection.stock, "stock")
+
+
+@pytest.mark.parametrize("when", ["before", "after", "between"])
+def test_it_works_before_and_after_the_app_is_configured(when: str) -> None:
+    app = Celery("order", set_as_current=False)
+    if when == "before":
+        install(app, lease=5.0)
+    if when == "between":
+        install(app, lease=5.0)
+        assert app.conf.task_routes is not None  # a look at the settings reads them
+    app.config_from_object(
+        {
+            "broker_url": "redis://somewhere/3",
+            "accept_content": ["yaml"],
+            "result_accept_content": ["json"],
+            "task_routes": [{"x": "y"}],
+            "worker_consumer": f"{__name__}:OwnConsumer",
+        },
+        force=when == "after",
+    )
+    if when == "after":
+        install(app, lease=5.0)
+    assert app.conf.accept_content == ["yaml", "pydantic"]
+    assert app.conf.result_accept_content == ["json", "pydantic"]
+    assert [type(route) for route in app.conf.task_routes] == [dict, JobRouter]
+    connection = app.connection_for_read()
+    assert connection.transport.__class__.__module__ == "mindtrace_jobs.transports.redis"
+    assert connection.transport_options["lease"] == 5.0
+    assert connection.as_uri().startswith("redis://")
+    assert issubclass(symbol_by_name(app.conf.worker_consumer), OwnConsumer)
+
+
+def test_the_broker_that_the_environment_names_is_ours_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = new_app()
+    install(app)
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://elsewhere/1")
+    assert app.connection_for_write().transport.__class__.__module__ == "mindtrace_jobs.transports.redis"
+
+
+def test_failover_between_brokers_of_two_kinds_keeps_our_transport() -> None:
+    app = new_app(["amqp://first//", "redis://second/1", "redis://third/2"])  # type: ignore[arg-type]
+    install(app)
+    connection = app.connection_for_write()
+    kinds = [connection.transport.__class__.__module__]
+    for _ in range(2):
+        connection.maybe_switch_next()
+        kinds.append(connection.transport.__class__.__module__)
+    assert kinds == ["kombu.transport.pyamqp", *["mindtrace_jobs.transports.redis"] * 2]
+    assert connection.clone().transport_options["lease"] == 60.0
+
+
+def test_the_apps_own_consumer_is_extended() -> None:
+    app = new_app(worker_consumer=OwnConsumer)
+    install(app)
+    consumer = symbol_by_name(app.conf.worker_consumer)
+    assert consumer.__mro__[1:3] == (JobsConsumerMixin, OwnConsumer)
+    install(app)
+    assert symbol_by_name(app.conf.worker_consumer) is consumer
+
+
+def test_the_stock_consumer_is_extended_by_name_so_that_settings_can_be_copied() -> None:
+    app = new_app()
+    install(app)
+    assert symbol_by_name(app.conf.worker_consumer) is JobsConsumer
+
+
+def test_senseless_choices_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="lease"):
+        install(new_app(), lease=0)
+    with pytest.raises(ConfigurationError, match="max_worker_losses"):
+        install(new_app(), max_worker_losses=0)
+
+
+def test_a_broker_that_jobs_cannot_use_is_named() -> None:
+    app = new_app("sqs://")
+    install(app)
+    with pytest.raises(ConfigurationError, match="sqs"):
+        Orchestrator.from_celery(app)
+
+
+def test_job_task_installs_by_itself() -> None:
+    app = new_app()
+
+    @job_task(app, DetectionSchema)
+    def detect(input: DetectionInput) -> DetectionOutput:  # noqa: A002
+        return DetectionOutput(labels=[])
+
+    assert "pydantic" in app.conf.accept_content
+    assert "stack_detection" in app.tasks
+
+
+def test_importing_the_package_loads_no_celery() -> None:
+    code = "import sys, mindtrace_jobs.celery; print(sorted({'celery', 'kombu', 'redis'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_public_name_is_hidden_by_a_module() -> None:
+    code = (
+        "import mindtrace_jobs.celery as c, pkgutil, importlib;"
+        "[importlib.import_module(m.name) for m in pkgutil.iter_modules(c.__path__, c.__name__ + '.')];"
+        "print([n for n in c.__all__ if not callable(getattr(c, n))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"

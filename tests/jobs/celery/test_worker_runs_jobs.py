@@ -1,0 +1,151 @@
+"""Workers of every kind run jobs from every kind of producer, on Redis and RabbitMQ."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindtrace_jobs import ExecutionStatus, Job, JobFailedError
+from mindtrace_jobs.celery import InvalidInputError, cancel
+from tests.jobs.celery.models import (
+    DeedInput,
+    DeedOutput,
+    DeedSchema,
+    DetectionInput,
+    DetectionOutput,
+    DetectionSchema,
+    SummaryInput,
+    SummarySchema,
+)
+from tests.jobs.celery.workers import Broker, Worker
+from tests.jobs.servers import wait_until
+
+PATIENCE = 30.0
+TAKEN = datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
+
+
+def move(broker: Broker, source: str, target: str) -> None:
+    """Bring a message from a queue where nobody works to one where somebody does."""
+    delivery = broker.orchestrator.client.get(source)
+    assert delivery is not None
+    broker.orchestrator.client.publish(delivery.message, queue=target)
+    delivery.acknowledge()
+
+
+@pytest.fixture(scope="module", params=["solo", "threads", "prefork"])
+def worker(
+    request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Worker]:
+    worker = Worker(broker, tmp_path_factory.mktemp(request.param), pool=request.param, concurrency=2).wait_ready()
+    yield worker
+    worker.close()
+
+
+def test_jobs_that_an_orchestrator_submits_give_typed_results(worker: Worker, broker: Broker) -> None:
+    job = Job(payload=DetectionSchema(input=DetectionInput(image="a.png", taken=TAKEN)))
+    handle = broker.orchestrator.submit(job)
+    assert handle.result(PATIENCE) == DetectionOutput(labels=["a.png", "DetectionInput"], taken=TAKEN)
+    assert handle.status() is ExecutionStatus.COMPLETED
+
+
+def test_plain_celery_reads_the_typed_result_by_the_jobs_id(worker: Worker, broker: Broker) -> None:
+    handle = broker.orchestrator.submit(Job(payload=DetectionSchema(input=DetectionInput(image="a.png", taken=TAKEN))))
+    result = broker.plain.AsyncResult(handle.id).get(timeout=PATIENCE)
+    assert result == DetectionOutput(labels=["a.png", "DetectionInput"], taken=TAKEN)
+
+
+def test_a_plain_producer_that_knows_no_types_sends_keywords(worker: Worker, broker: Broker) -> None:
+    sent = broker.plain.send_task(
+        "stack_detection",
+        kwargs={"image": "b.png", "threshold": 1},
+        queue="detection_jobs",
+        task_id=f"plain-{worker.name}",
+    )
+    assert sent.get(timeout=PATIENCE).labels == ["b.png", "DetectionInput"]
+    assert broker.orchestrator.handle(sent.id).result(PATIENCE) == DetectionOutput(labels=["b.png", "DetectionInput"])
+
+
+def test_plain_tasks_run_beside_jobs(worker: Worker, broker: Broker) -> None:
+    assert broker.plain.send_task("stack.add", args=[2, 3]).get(timeout=PATIENCE) == 5
+    report = broker.plain.send_task("stack.report", args=["weekly"], kwargs={"a": 1}, queue="reports")
+    assert report.get(timeout=PATIENCE) == {"kind": "weekly", "options": {"a": 1}}
+    assert worker.logged("the stack's own consumer is ready")
+
+
+def test_the_function_gets_its_job_and_a_context(worker: Worker, broker: Broker) -> None:
+    handle = broker.orchestrator.submit(Job(payload=SummarySchema(input=SummaryInput(labels=["x", "y"]))))
+    output = handle.result(PATIENCE)
+    assert output is not None
+    assert output.text == f"{handle.id} 1 x y"
+
+
+def test_a_failure_is_read_with_type_and_message(worker: Worker, broker: Broker) -> None:
+    handle = broker.orchestrator.submit(Job(payload=DeedSchema(input=DeedInput(deed="fail"))))
+    with pytest.raises(JobFailedError, match="nothing there") as failure:
+        handle.result(PATIENCE)
+    assert failure.value.error_type == "LookupError"
+    with pytest.raises(LookupError, match="nothing there"):
+        broker.plain.AsyncResult(handle.id).get(timeout=PATIENCE)
+
+
+def test_invalid_input_is_read_field_by_field(worker: Worker, broker: Broker) -> None:
+    sent = broker.plain.send_task("stack_detection", kwargs={"threshold": "high"}, queue="detection_jobs")
+    with pytest.raises(InvalidInputError, match="threshold") as failure:
+        sent.get(timeout=PATIENCE)
+    faults = {(error["field"].rpartition(".")[2], error["type"]) for error in failure.value.errors}
+    assert faults == {("image", "missing"), ("threshold", "float_parsing")}
+    assert broker.orchestrator.job_record(sent.id).errors == failure.value.errors
+
+
+def test_a_job_that_asks_for_it_is_run_again(worker: Worker, broker: Broker) -> None:
+    handle = broker.orchestrator.submit(Job(payload=DeedSchema(input=DeedInput(deed="retry"))))
+    assert handle.result(PATIENCE) == DeedOutput(attempt=2)
+
+
+def test_progress_is_read_and_a_running_job_stops_when_cancelled(worker: Worker, broker: Broker) -> None:
+    handle = broker.orchestrator.submit(Job(payload=DeedSchema(input=DeedInput(deed="steps"))))
+    wait_until(lambda: handle.record().progress is not None, "progress")
+    progress = handle.record().progress
+    assert progress is not None
+    assert (progress.current, progress.total, progress.message) == (1, 3, "one of three")
+    assert handle.status() is ExecutionStatus.RUNNING
+    assert cancel(broker.app, handle.id)
+    worker.wait_logged(f"{handle.id}] ignored")
+    assert handle.status() is ExecutionStatus.CANCELLED
+
+
+def test_a_job_cancelled_while_it_waits_is_not_run(worker: Worker, broker: Broker, tmp_path: Path) -> None:
+    path = str(tmp_path / "deeds")
+    job: Job[Any] = Job(payload=DeedSchema(input=DeedInput(path=path)))
+    handle = broker.orchestrator.submit(job, queue="elsewhere")
+    assert handle.cancel()
+    move(broker, "elsewhere", "detection_jobs")
+    after = broker.orchestrator.submit(Job(payload=DeedSchema(input=DeedInput(path=path))))
+    after.result(PATIENCE)
+    worker.wait_logged(f"{handle.id}] ignored")
+    assert Path(path).read_text().splitlines() == ["begin 1", "end 1"]
+    assert handle.status() is ExecutionStatus.CANCELLED
+
+
+def test_the_worker_forgets_nothing_at_a_warm_shutdown(
+    broker: Broker, start_worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    path = tmp_path / "deeds"
+    first = start_worker(pool="prefork", queues=("warm_jobs",))
+    jobs = [Job(payload=DeedSchema(input=DeedInput(deed="wait", path=str(path), seconds=60))) for _ in range(4)]
+    handles = [broker.orchestrator.submit(job, queue="warm_jobs") for job in jobs]
+    wait_until(path.exists, "the first job's begin")
+    os.kill(first.process.pid, signal.SIGTERM)
+    first.wait_logged("Warm shutdown")
+    path.with_name("deeds.go").touch()
+    wait_until(lambda: not first.running, "the worker's end")
+    assert path.read_text().splitlines() == ["begin 1", "end 1"]
+    start_worker(pool="prefork", queues=("warm_jobs",))
+    assert [handle.result(PATIENCE) for handle in handles] == [DeedOutput(attempt=1)] * 4
+    assert path.read_text().splitlines() == ["begin 1", "end 1"] * 4
