@@ -105,7 +105,7 @@ class JobWorker:
 
         Raises:
             TimeoutError: they still do. It says what.
-            Exception: what ended a worker; RuntimeError for what is no Exception, such as SystemExit.
+            Exception: what ended a worker; RuntimeError for what is no Exception, such as KeyboardInterrupt.
         """
         queues = sorted({queue for running in self._running for queue in running.consumer.queues})
         deadline = time.monotonic() + timeout

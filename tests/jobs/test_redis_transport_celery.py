@@ -34,7 +34,7 @@ app = make_app(os.environ["TEST_BROKER"])
 def make_app(url: str) -> Any:
     """The app of the test and of its workers."""
     register_aliases()
-    app = Celery("tests", broker=our_url(url), backend=url)
+    app = Celery("tests", broker=our_url(url), backend=url, set_as_current=False)
     app.conf.update(
         broker_transport_options={"lease": LEASE},
         broker_connection_retry_on_startup=True,
@@ -42,11 +42,11 @@ def make_app(url: str) -> Any:
         task_reject_on_worker_lost=True,
     )
 
-    @app.task(name="add")  # type: ignore[untyped-decorator]
+    @app.task(name="add", shared=False)  # type: ignore[untyped-decorator]
     def add(one: int, two: int) -> int:
         return one + two
 
-    @app.task(name="work", acks_late=True)  # type: ignore[untyped-decorator]
+    @app.task(name="work", acks_late=True, shared=False)  # type: ignore[untyped-decorator]
     def work(seconds: float) -> int:
         with server(url) as client:
             client.incr("runs")

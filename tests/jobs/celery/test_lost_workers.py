@@ -64,8 +64,8 @@ def test_a_prefetched_job_that_never_started_does_not_count_lost_workers(
     broker.orchestrator.submit(first, queue="prefetch_jobs")
     handle = broker.orchestrator.submit(second, queue="prefetch_jobs")
     for _ in range(2):
-        worker = start_worker(pool="threads", queues=("prefetch_jobs",), lease=LEASE)
         begun = len(lines(tmp_path / "first"))
+        worker = start_worker(pool="threads", queues=("prefetch_jobs",), lease=LEASE)
         wait_until(lambda begun=begun: len(lines(tmp_path / "first")) > begun, "the first job's begin")  # type: ignore[misc]
         worker.kill_main()
     (tmp_path / "first.go").touch()
