@@ -79,7 +79,7 @@ class RabbitMQClient(Client):
     ) -> None:
         self.confirm_timeout = confirm_timeout
         connection = Connection(
-            url,
+            _over_py_amqp(url),
             ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
             connect_timeout=connect_timeout,
             transport_options=dict(transport_options or {}),
@@ -213,6 +213,15 @@ class RabbitMQClient(Client):
             self.require(session, queue)
         except QueueNotFoundError:
             self._declare(session, queue, QueueType.FIFO)
+
+
+def _over_py_amqp(url: str) -> str:
+    """The URL with py-amqp named as its transport.
+
+    For a bare ``amqp`` Kombu tries to import librabbitmq each time a connection is made. A process that forks while
+    another thread is at that hands its child the import's lock, which nobody will ever release.
+    """
+    return ";".join(f"py{part}" if part.startswith("amqp://") else part for part in url.split(";"))
 
 
 def _key(message: Message) -> str:

@@ -47,7 +47,8 @@ class Session:
     def drop(self) -> None:
         """Close the descriptor and say nothing: in a forked child, or when nobody answers."""
         driver = getattr(self.connection, "_connection", None)
-        transport = getattr(driver, "transport", None)  # py-amqp's; Kombu's virtual transports have none
+        # py-amqp's, as far as there is one: its property would connect. Kombu's virtual transports have none.
+        transport = getattr(driver, "_transport", None)
         sock = getattr(transport, "sock", None)
         if sock is not None and transport is not None:
             transport.sock = None
