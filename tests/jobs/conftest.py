@@ -41,7 +41,6 @@ pytest.register_assert_rewrite("mindtrace_jobs.testing")
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
 
-_REDIS = {"redis_url", "redis_server", "own_redis_server"}
 _RABBITMQ = {"rabbitmq_url", "rabbitmq_server"}
 _OWN_RABBITMQ = {"own_rabbitmq_server"}
 _RABBITMQ_KEY = pytest.StashKey[Spaces]()
@@ -61,20 +60,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path in rabbitmq_files)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Fail now if a server cannot be had; start RabbitMQ now if a test will need it."""
-    if session.config.option.collectonly:
+def pytest_configure(config: pytest.Config) -> None:
+    """Fail now if a server cannot be had. Of the processes that share a run the first does so for all."""
+    if config.option.collectonly or hasattr(config, "workerinput"):
         return
+    missing = []
+    for check in (check_redis, check_rabbitmq):
+        try:
+            check()
+        except ServerError as error:
+            missing.append(str(error))
+    if missing:
+        raise pytest.UsageError("\n".join(missing))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start RabbitMQ now if a test will need it."""
     needs: set[str] = set().union(*(_needs(item) for item in session.items))
-    try:
-        if needs & _REDIS:
-            check_redis()
-        if needs & (_RABBITMQ | _OWN_RABBITMQ):
-            check_rabbitmq()
-        if needs & _RABBITMQ:
-            _rabbitmq(session.config)
-    except ServerError as error:
-        raise pytest.UsageError(str(error)) from error
+    if needs & _RABBITMQ and not session.config.option.collectonly:
+        _rabbitmq(session.config)
 
 
 def _rabbitmq(config: pytest.Config) -> Spaces:
