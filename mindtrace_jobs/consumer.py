@@ -190,7 +190,8 @@ class Consumer(Generic[SchemaT]):
 
     def _work(self, taken: Taken) -> None:
         settlement = self.orchestrator.settlement
-        settlement.begin(taken)
+        if not settlement.begin(taken):
+            return
         try:
             set_output(taken, self.run(taken.job))
         except (Exception, SystemExit) as error:  # a script run as a handler exits, and is no reason to end the loop

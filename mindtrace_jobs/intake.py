@@ -64,6 +64,8 @@ class Intake:
     ) -> Taken | None:
         """The job in a delivery, or None when it must not run now; the delivery is settled then.
 
+        Where the broker keeps the records, whether the job was cancelled shows as it begins: see ``Settlement.begin``.
+
         Args:
             delivery: What was taken.
             schema: Read the payload as this schema.
@@ -86,9 +88,8 @@ class Intake:
             self._postpone(delivery, delivery.message, wait)
             return None
         tracked = self._results.configured and (self._track or bool(headers.get(TRACKED)))
-        if tracked and self._cancelled(job.id):
-            delivery.acknowledge()
-            log.info("job %s was cancelled: skipped", job.id, extra={"action": "skip_job", "job_id": job.id})
+        if tracked and not self._results.on_broker and self._cancelled(job.id):
+            self.skip(delivery, job)
             return None
         if expires is not None and expires < now and not delivery.dead:
             self.bury(delivery, Reason.EXPIRED, f"expired at {expires.isoformat()}")
@@ -107,6 +108,11 @@ class Intake:
                 )
                 return None
         return Taken(job, delivery, tracked, attempts)
+
+    def skip(self, delivery: Delivery, job: Job[Any]) -> None:
+        """Remove a job that was cancelled while it waited."""
+        delivery.acknowledge()
+        log.info("job %s was cancelled: skipped", job.id, extra={"action": "skip_job", "job_id": job.id})
 
     def refuse(self, delivery: Delivery, error: DecodeError) -> None:
         """Keep what cannot be read where it can be looked at."""

@@ -83,7 +83,12 @@ class Orchestrator:
         self.client = client if client is not None else LocalClient()
         self.router = router or JobRouter()
         self.retry = retry or RetryPolicy()
-        self.results = results or ResultStore(self.client.result_backend, results_expire, self.client.result_options)
+        self.results = results or ResultStore(
+            self.client.result_backend,
+            results_expire,
+            self.client.result_options,
+            on_broker=self.client.keeps_records,
+        )
         self.dead_letters = DeadLetters(
             self.client, limit=dead_letter_limit, max_age=dead_letter_max_age, on_replay=self._on_replay
         )
@@ -297,8 +302,6 @@ class Orchestrator:
         if taken is None:
             return None
         with _given_back(taken.delivery):
-            if taken.tracked:
-                self.settlement.record_start(taken)
             taken.delivery.acknowledge()
         # Handed over as it was sent; whoever runs it sets its status.
         taken.job.status, taken.job.started_at = ExecutionStatus.QUEUED, None
@@ -330,7 +333,6 @@ class Orchestrator:
             yield None
             return
         with _given_back(taken.delivery):
-            self.settlement.begin(taken)
             try:
                 yield taken.job
             except Exception as error:
@@ -348,8 +350,8 @@ class Orchestrator:
                 return None
             with _given_back(delivery):
                 taken = self.intake.admit(delivery, schema, policy)
-            if taken is not None:
-                return taken
+                if taken is not None and self.settlement.begin(taken, marked=policy is not None):
+                    return taken
 
     # --- results
 

@@ -17,6 +17,7 @@ from mindtrace_jobs.intake import Intake, Taken
 from mindtrace_jobs.jobs import ExecutionStatus, JobOutput
 from mindtrace_jobs.results import ResultStore
 from mindtrace_jobs.retry import RetryPolicy
+from mindtrace_jobs.transports.protocol import Record
 
 log = logging.getLogger("mindtrace_jobs.settle")
 
@@ -36,16 +37,27 @@ class Settlement:
         self._results = results
         self._intake = intake
 
-    def begin(self, taken: Taken) -> None:
-        """Work starts now: the job is running, and the broker knows in case this process vanishes."""
-        self.record_start(taken)
-        taken.delivery.mark_started()
+    def begin(self, taken: Taken, *, marked: bool = True) -> bool:
+        """Work starts now: the job is running, and the broker knows in case this process vanishes.
 
-    def record_start(self, taken: Taken) -> None:
-        """Set the job running, and record it if its status is kept."""
-        job = taken.job
+        Args:
+            taken: The job.
+            marked: Whether the broker has to know; not of a job that is acknowledged at once.
+
+        Returns:
+            Whether it is to run. One that was cancelled is acknowledged and skipped.
+        """
+        job, delivery = taken.job, taken.delivery
         job.status, job.started_at = ExecutionStatus.RUNNING, datetime.now(UTC)
+        if taken.tracked and self._results.on_broker:
+            if delivery.begin(self._results.record_of(job, attempts=taken.starts)):
+                return True
+            self._intake.skip(delivery, job)
+            return False
         self._record(taken)
+        if marked:
+            delivery.mark_started()
+        return True
 
     def complete(self, taken: Taken) -> None:
         """The work is done: record the output, then acknowledge.
@@ -55,14 +67,18 @@ class Settlement:
         """
         job = taken.job
         job.status, job.completed_at = ExecutionStatus.COMPLETED, datetime.now(UTC)
+        record: Record | None = None
         if taken.tracked:
             try:
-                self._record_output(taken)
+                if self._results.on_broker:
+                    record = self._results.record_of(job, attempts=taken.starts)
+                else:
+                    self._record_output(taken)
             except EncodeError as error:
                 job.error = summary(error)
                 self._bury(taken, Reason.INVALID_OUTPUT, error)
                 return
-        taken.delivery.acknowledge()
+        taken.delivery.acknowledge(record)
         log.info("job %s completed", job.id, extra=_context(taken, "complete_job"))
 
     def _record_output(self, taken: Taken) -> None:

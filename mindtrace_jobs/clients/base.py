@@ -96,6 +96,11 @@ class Client(ABC):
         return {}
 
     @property
+    def keeps_records(self) -> bool:
+        """Whether the records of jobs are kept on the broker's own server, so that one step can do both."""
+        return False
+
+    @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._pool.closed

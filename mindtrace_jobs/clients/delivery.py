@@ -13,6 +13,7 @@ from mindtrace_jobs.clients.kombu_api import Consumer, Queue
 from mindtrace_jobs.clients.types import is_dead_letter_queue
 from mindtrace_jobs.errors import BrokerError, BrokerUnavailableError, ClosedError, LeaseLostError
 from mindtrace_jobs.message import ATTEMPTS, Message
+from mindtrace_jobs.transports.protocol import Record
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -88,17 +89,28 @@ class Delivery:
             with self._client.mapped():
                 mark(self._raw.delivery_tag)
 
-    def acknowledge(self) -> None:
+    def begin(self, record: Record) -> bool:
+        """As ``mark_started``, and keep the job's record in the same step; only where ``client.keeps_records``.
+
+        Returns:
+            False if the record that is there says that the job was cancelled; nothing is changed then.
+        """
+        with self._client.mapped():
+            return bool(self._session.channel.begin(self._raw.delivery_tag, record))
+
+    def acknowledge(self, record: Record | None = None) -> None:
         """The work is done: remove it from the broker.
+
+        Args:
+            record: Of its job, kept in the same step unless the lease had run out; only where ``client.keeps_records``.
 
         Raises:
             LeaseLostError: its lease had run out; what somebody else holds now is left alone.
             BrokerUnavailableError: the connection is lost; the broker will deliver the message again.
         """
-        # In a stream the broker's word is not waited for: the next command brings it. One taken by itself, whose session
-        # goes back to the pool, is settled when this returns.
-        soon = getattr(self._session.channel, "acknowledge_soon", None) if self._on_settled is None else None
-        self._settle(self._raw.ack if soon is None else partial(soon, self._raw.delivery_tag))
+        # Where it can be, the broker's word is not waited for: the next command brings it.
+        soon = getattr(self._session.channel, "acknowledge_soon", None)
+        self._settle(self._raw.ack if soon is None else partial(soon, self._raw.delivery_tag, record))
         if self.lost:
             raise LeaseLostError(
                 f"the lease of a job from {self.queue!r} ran out before it was acknowledged, so it is run again "

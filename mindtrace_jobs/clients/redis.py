@@ -112,6 +112,7 @@ class RedisClient(VirtualClient):
         # Celery's Redis backend takes one server; its Sentinel backend takes them all.
         own = url if url.startswith("sentinel") else url.partition(";")[0]
         self._result_options: dict[str, Any] = {}
+        self._keeps_records = result_backend is None
         if result_backend is None:
             if url.startswith("rediss") or ssl:
                 checks = dict(ssl) if isinstance(ssl, Mapping) else {}
@@ -125,3 +126,7 @@ class RedisClient(VirtualClient):
     def result_options(self) -> dict[str, Any]:
         """Celery settings that the client's own result backend needs: TLS, the name of Sentinel's master."""
         return self._result_options
+
+    @property
+    def keeps_records(self) -> bool:
+        return self._keeps_records

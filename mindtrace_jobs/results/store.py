@@ -28,6 +28,7 @@ from mindtrace_jobs.errors import (
 from mindtrace_jobs.jobs import ExecutionStatus, Job
 from mindtrace_jobs.results.record import STAMPS, STATE, JobRecord, from_meta
 from mindtrace_jobs.serializer import parse
+from mindtrace_jobs.transports.protocol import Record
 
 #: Seconds for which a record is kept.
 EXPIRES = timedelta(days=1)
@@ -40,9 +41,19 @@ class ResultStore:
         url: Any Celery ``result_backend``. None: every use raises ResultsNotConfiguredError.
         expires: How long a record is kept. Default one day.
         options: Further Celery settings for the backend, such as TLS.
+        on_broker: The URL is that of the Redis server that is the broker.
     """
 
-    def __init__(self, url: str | None, expires: timedelta = EXPIRES, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        expires: timedelta = EXPIRES,
+        options: Mapping[str, Any] | None = None,
+        *,
+        on_broker: bool = False,
+    ) -> None:
+        #: Whether the broker's client may write the records, in the same step as it begins or ends a job.
+        self.on_broker = on_broker
         self._url = url
         self._expires = expires
         self._options = dict(options or {})
@@ -145,6 +156,21 @@ class ResultStore:
         Raises:
             EncodeError: the output would not come back as it is.
         """
+        with self._mapped():
+            self._write(job.id, *self._state_of(job, attempts, error))
+
+    def record_of(self, job: Job[Any], *, attempts: int = 0) -> Record:
+        """What ``save`` would write, for the broker's client to write; only if ``on_broker``. Raises as ``save``."""
+        with self._mapped():
+            state, result, request = self._state_of(job, attempts, None)
+            backend = self.backend
+            meta = backend._get_result_meta(backend.encode_result(result, state), state, None, request)
+            meta["task_id"] = job.id
+            key = backend.get_key_for_task(job.id)
+            return Record(key.decode(), backend.encode(meta), int(backend.expires or 0))
+
+    @staticmethod
+    def _state_of(job: Job[Any], attempts: int, error: BaseException | None) -> tuple[str, Any, _Request]:
         stamps = {
             "queued_at": job.created_at.isoformat(),
             "started_at": job.started_at.isoformat() if job.started_at else None,
@@ -157,7 +183,7 @@ class ResultStore:
             result = job.payload.output
         elif job.status in (ExecutionStatus.FAILED, ExecutionStatus.CANCELLED):
             result = error or RuntimeError(job.error or str(job.status))
-        self._write(job.id, STATE[job.status], result, _Request(job.payload.name, stamps))
+        return STATE[job.status], result, _Request(job.payload.name, stamps)
 
     def fail(self, job_id: str, name: str | None, error: BaseException, reason: str) -> None:
         """Record that a job which could not be read, or not be run, has failed."""

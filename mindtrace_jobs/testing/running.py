@@ -231,6 +231,23 @@ class ResultConformance(Conformance):
         assert not cancelled.cancel()
         assert orchestrator.dead_letters.count(queue) == 0
 
+    def test_a_job_cancelled_while_it_lies_ready_in_a_consumer_is_not_run(
+        self, orchestrator: Orchestrator, other_orchestrator: Orchestrator, queue: str
+    ) -> None:
+        handles = [orchestrator.submit(image_job(name), queue=queue) for name in "abc"]
+        if not keeps_results(orchestrator):
+            return
+        ran: list[str] = []
+
+        def cancel_the_second(job: Job[ImageSchema]) -> None:
+            ran.append(job.payload.input.url)
+            if job.payload.input.url == "a":
+                other_orchestrator.cancel(handles[1].id)
+
+        assert Consumer(orchestrator, queue, cancel_the_second, prefetch=3).consume_until_empty() == 3
+        assert ran == ["a", "c"]
+        assert handles[1].status() is ExecutionStatus.CANCELLED
+
     def test_a_cancelled_job_is_not_received_by_hand(self, orchestrator: Orchestrator, queue: str) -> None:
         handle = orchestrator.submit(image_job("a"), queue=queue)
         if not keeps_results(orchestrator):

@@ -7,7 +7,7 @@ This module loads neither Kombu nor a driver.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 #: A message as a transport keeps it: ``body``, ``headers``, ``properties``, ``content-type``, ``content-encoding``.
 Payload = dict[str, Any]
@@ -29,6 +29,23 @@ STACK: Final = "stack"
 #: The type of a queue declared without ``QUEUE_TYPE_ARGUMENT``: it behaves as on Kombu's own transport.
 PLAIN: Final = ""
 QUEUE_TYPES: Final = frozenset({FIFO, PRIORITY, STACK, PLAIN})
+
+
+class Record(NamedTuple):
+    """The status of a job, to be kept on the broker's own server in the same step as its message begins or ends.
+
+    Attributes:
+        key, value: As the result backend would write them.
+        seconds: How long to keep it; 0 is for ever.
+    """
+
+    key: str
+    value: bytes | str
+    seconds: int
+
+
+#: The state of a record that keeps its job from being begun.
+CANCELLED_STATE: Final = "REVOKED"
 
 
 @runtime_checkable

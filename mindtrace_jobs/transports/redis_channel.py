@@ -171,6 +171,7 @@ class LeasedChannel(HoldingChannel):
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Message | None:
         """See ``JobsChannel.basic_get``."""
         self._keep()
+        self.flush()
         claim = self.store.claim([(queue, no_ack)], 1, 1)
         if not claim.deliveries and keeper.sweep(self):
             claim = self.store.claim([(queue, no_ack)], 1, 1)
@@ -226,6 +227,7 @@ class LeasedChannel(HoldingChannel):
         free = self.qos.free(0)
         if free == 0:
             return False
+        self.flush()
         wanted = CLAIM_LIMIT if free is None else min(free, CLAIM_LIMIT)
         order = self._queue_cycle.consume(len(queues))
         no_ack = self._unacknowledged()

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
+from mindtrace_jobs.transports.protocol import CANCELLED_STATE, Record
 from mindtrace_jobs.transports.redis_exchanges import ExchangesChannel
 from mindtrace_jobs.transports.redis_leases import keeper
 from mindtrace_jobs.transports.redis_qos import LeasedQoS
-from mindtrace_jobs.transports.redis_store import Held
+from mindtrace_jobs.transports.redis_store import Held, Step
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ class HoldingChannel(ExchangesChannel):
         self.lost_deliveries = set()
         #: Claimed and not yet passed to a consumer.
         self._inbox: deque[Held] = deque()
+        #: Done, and not yet told to the server.
+        self._finished: list[Step] = []
         self._kept = False
         #: The prefixes of the delivery tags this channel made, here and before a fork.
         self._prefixes: tuple[str, ...] = ()
@@ -46,17 +49,33 @@ class HoldingChannel(ExchangesChannel):
             self.acknowledge_many([tag for tag in self._before(delivery_tag) if tag != delivery_tag])
         self.qos.ack(delivery_tag)
 
-    def acknowledge_soon(self, delivery_tag: str) -> None:
-        """Acknowledge at once, without waiting for the server's word.
+    def acknowledge_soon(self, delivery_tag: str, record: Record | None = None) -> None:
+        """Acknowledge without waiting for the server's word.
 
-        Should the connection break before the server has read it, the message is back when its lease ends. A lease that
-        was lost before is reported with the next command.
+        While the next message is in hand already, it is sent with what is done next: to begin that one, or to settle it.
+        Should the connection break, or this process die, before the server has read it, the message is back when its
+        lease ends. A lease that was lost before is reported with the next command.
+
+        Args:
+            delivery_tag: Of a delivery of this channel.
+            record: Kept on the server in the same step, unless the lease was lost before.
         """
         if self.held.pop(delivery_tag, None) is None:
             self._too_late(delivery_tag)
         else:
-            self.store.acknowledge_soon(delivery_tag, self._too_late)
+            self._finished.append((delivery_tag, record))
+            if not self._inbox:
+                self.flush()
         self.qos._settled(delivery_tag)
+
+    def flush(self) -> None:
+        """Send the acknowledgements that were put off."""
+        if self._finished:
+            self.store.advance_soon(self._take_finished(), None, self._too_late)
+
+    def _take_finished(self) -> list[Step]:
+        finished, self._finished = self._finished, []
+        return finished
 
     def acknowledge_many(self, tags: Sequence[str]) -> None:
         """Acknowledge several deliveries in one round trip."""
@@ -73,7 +92,21 @@ class HoldingChannel(ExchangesChannel):
         held = self.held.get(delivery_tag)
         if held is not None and not held.started:
             held.started = True
-            self.store.start(delivery_tag)
+            self.store.advance_soon(self._take_finished(), (delivery_tag, None), self._too_late)
+
+    def begin(self, delivery_tag: str, record: Record) -> bool:
+        """As ``mark_started``, and keep the job's record in the same step; returns whether it may run.
+
+        If the record that is there says that the job was cancelled, nothing is changed.
+        """
+        held = self.held.get(delivery_tag)
+        if held is None:
+            return True  # lost, as whoever holds it will learn
+        lost, state = self.store.advance(self._take_finished(), (delivery_tag, record))
+        for tag in lost:
+            self._too_late(tag)
+        held.started = state != CANCELLED_STATE
+        return held.started
 
     def settle_acknowledged(self, tags: Sequence[str]) -> None:
         """Remove deliveries from the server."""
@@ -86,6 +119,7 @@ class HoldingChannel(ExchangesChannel):
         self._inbox = deque(held for held in self._inbox if held.tag not in given)
 
     def _settle(self, tags: Sequence[str], how: Callable[[list[Held]], set[str]]) -> None:
+        self.flush()
         mine = [held for tag in tags if (held := self.held.get(tag))]
         for held in mine:
             # What is missing on the server from here on is not lost.
@@ -152,6 +186,7 @@ class HoldingChannel(ExchangesChannel):
         """In a forked child: what is held is the parent's, and so are the names under which it is."""
         self.held.clear()
         self._inbox.clear()
+        self._finished.clear()
         self._kept = False
         if self._qos is not None:
             self._qos._delivered.clear()

@@ -14,7 +14,7 @@ from importlib.resources import files
 
 #: For each script the fragments it is made of, in order. See the files of these names under ``lua/``.
 _PARTS = {
-    "ack": ("ack",),
+    "advance": ("advance",),
     "arrive": ("now", "arrive"),
     "claim": ("now", "place", "promote", "claim"),
     "declare": ("now", "place", "promote", "declare"),
@@ -26,7 +26,6 @@ _PARTS = {
     "purge": ("place", "purge", "purge_queue"),
     "renew": ("now", "renew"),
     "route": ("now", "place", "route"),
-    "start": ("start",),
     "stats": ("now", "place", "promote", "stats"),
 }
 

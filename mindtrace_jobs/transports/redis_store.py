@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from mindtrace_jobs.transports import redis_messages as messages
+from mindtrace_jobs.transports.protocol import Record
 from mindtrace_jobs.transports.redis_messages import Payload
 from mindtrace_jobs.transports.redis_scripts import (
     BINDINGS,
@@ -28,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 #: Tags in one call of a script: bounds how long the server is busy with it.
 _CHUNK = 500
+
+
+#: A delivery tag, and the record of its job if that is kept on this server.
+Step = tuple[str, Record | None]
 
 
 @dataclass(slots=True)
@@ -149,16 +154,27 @@ class Store:
         """Remove deliveries; returns those that were not this holder's any more."""
         lost: set[str] = set()
         for chunk in _chunks(tags):
-            lost.update(tag.decode() for tag in self.wire.script(self.scripts["ack"], args=chunk))
+            lost.update(self.advance([(tag, None) for tag in chunk], None)[0])
         return lost
 
-    def acknowledge_soon(self, tag: str, lost: Callable[[str], None]) -> None:
-        """Remove a delivery without waiting for the server's word; ``lost`` is called if it was not this holder's."""
-        self.wire.post(self.scripts["ack"], (tag,), lambda gone: lost(tag) if gone else None)
+    def advance(self, finished: Sequence[Step], begun: Step | None) -> tuple[set[str], str]:
+        """Remove deliveries and mark one as started, each together with its job's record.
 
-    def start(self, tag: str) -> None:
-        """Mark a delivery as started. Sent, and not waited for."""
-        self.wire.post(self.scripts["start"], (tag,))
+        Returns:
+            Those that were not this holder's any more, and the state that the record of the begun one had. If that was
+            ``CANCELLED_STATE``, it was not begun.
+        """
+        lost, state = self.wire.script(self.scripts["advance"], args=_steps(finished, begun))
+        return {tag.decode() for tag in lost}, state.decode()
+
+    def advance_soon(self, finished: Sequence[Step], begun: Step | None, lost: Callable[[str], None]) -> None:
+        """As ``advance``, sent and not waited for; ``lost`` is called for each that was not this holder's any more."""
+
+        def then(reply: Any) -> None:
+            for tag in reply[0]:
+                lost(tag.decode())
+
+        self.wire.post(self.scripts["advance"], _steps(finished, begun), then)
 
     def give_back(self, deliveries: Sequence[Held], *, vanished: bool) -> set[str]:
         """Put deliveries back at the front of their queues, in their order; returns those that were lost before.
@@ -314,6 +330,13 @@ class Store:
         if kind in ("fifo", "stack"):
             return self.keys.list(queue, self.keys.steps[0])
         return self.keys.list(queue, self.keys.steps[self._step(payload) - 1])
+
+
+def _steps(finished: Sequence[Step], begun: Step | None) -> list[Any]:
+    args: list[Any] = [len(finished)]
+    for tag, record in (*finished, begun) if begun is not None else finished:
+        args += (tag, *record) if record is not None else (tag, "", "", 0)
+    return args
 
 
 def _exchange(record: bytes) -> tuple[str, bool]:

@@ -26,7 +26,7 @@ from tests.jobs.redis_channels import (
     server,
     tracks,
 )
-from tests.jobs.servers import RedisServer, wait_until
+from tests.jobs.servers import RedisServer, free_port, wait_until
 
 
 @pytest.fixture
@@ -609,7 +609,7 @@ def test_key_prefix_goes_before_every_key(connect: Connect, redis_url: str) -> N
 
 def test_cluster_is_refused_with_a_reason() -> None:
     with (
-        RedisServer(arguments=["--cluster-enabled", "yes"]) as node,
+        RedisServer(arguments=["--cluster-enabled", "yes", "--cluster-port", str(free_port())]) as node,
         connection(node.url()) as source,
         pytest.raises(ConfigurationError, match="Redis Cluster"),
     ):

@@ -1,0 +1,129 @@
+"""On Redis the record of a job is written in the same step as its message begins and ends, in Celery's own format."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from mindtrace_jobs import Consumer, ExecutionStatus, Job, Orchestrator
+from mindtrace_jobs.testing.models import ImageOutput, ImageSchema, image_job
+from mindtrace_jobs.transports.protocol import Record
+from tests.jobs.redis_channels import connection, get, publish, server, vanish
+
+# Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+
+KEY = "celery-task-meta-x"
+
+
+def record(state: str, more: str = "") -> Record:
+    return Record(KEY, json.dumps({"status": state, "result": more}), 60)
+
+
+def state(client: redis.Redis) -> str | None:
+    value: Any = client.get(KEY)
+    return json.loads(value)["status"] if value else None
+
+
+@pytest.fixture
+def channel(redis_url: str) -> Iterator[Any]:
+    with connection(redis_url) as source:
+        publish(source.default_channel, "body")
+        yield source.default_channel
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with server(redis_url) as client:
+        yield client
+
+
+def detect(job: Job[ImageSchema]) -> ImageOutput:
+    return ImageOutput(objects=[job.payload.input.url])
+
+
+def test_a_message_begins_and_ends_together_with_its_record(channel: Any, client: redis.Redis) -> None:
+    message = get(channel)
+    assert channel.begin(message.delivery_tag, record("STARTED"))
+    assert state(client) == "STARTED"
+    assert client.hlen("mindtrace.started") == 1
+    channel.acknowledge_soon(message.delivery_tag, record("SUCCESS"))
+    channel.close()
+    assert state(client) == "SUCCESS"
+    assert 0 < int(client.ttl(KEY)) <= 60  # type: ignore[arg-type]
+    assert not client.exists("unacked", "mindtrace.started")
+
+
+def test_a_cancelled_message_is_not_begun_and_its_record_stays(channel: Any, client: redis.Redis) -> None:
+    message = get(channel)
+    client.set(KEY, record("REVOKED").value)
+    assert not channel.begin(message.delivery_tag, record("STARTED"))
+    assert state(client) == "REVOKED"
+    assert not client.exists("mindtrace.started")
+    assert client.hlen("unacked") == 1
+
+
+def test_a_success_is_never_taken_back_by_a_second_delivery(channel: Any, client: redis.Redis) -> None:
+    client.set(KEY, record("SUCCESS", "the first").value)
+    message = get(channel)
+    assert channel.begin(message.delivery_tag, record("STARTED"))
+    channel.acknowledge_soon(message.delivery_tag, record("FAILURE"))
+    channel.close()
+    assert json.loads(client.get(KEY) or "") == {"status": "SUCCESS", "result": "the first"}
+
+
+def test_who_lost_the_lease_writes_no_record(channel: Any, client: redis.Redis) -> None:
+    message = get(channel)
+    assert channel.begin(message.delivery_tag, record("STARTED", "mine"))
+    vanish(channel, message.delivery_tag)
+    channel.acknowledge_soon(message.delivery_tag, record("SUCCESS"))
+    channel.close()
+    assert state(client) == "STARTED"
+    assert client.llen("q") == 1
+
+
+def test_a_tracked_job_costs_one_round_trip(redis_url: str) -> None:
+    with Orchestrator.from_url(redis_url) as orchestrator, server(redis_url) as client:
+        handles = [orchestrator.submit(image_job(str(number)), queue="q") for number in range(100)]
+        client.config_resetstat()
+        assert Consumer(orchestrator, "q", detect, prefetch=100).consume(num_messages=100) == 100
+        calls: dict[str, Any] = client.info("commandstats")
+        asked = {name.removeprefix("cmdstat_"): value["calls"] for name, value in calls.items()}
+        # Inside the scripts a few commands more; from outside one script for each job, and a few to come and go.
+        assert asked.get("get", 0) == 0
+        assert asked["evalsha"] + asked.get("eval", 0) < 120
+        assert [handle.result() for handle in handles] == [ImageOutput(objects=[str(n)]) for n in range(100)]
+
+
+def test_whoever_waits_with_celerys_own_result_is_told(redis_url: str) -> None:
+    app = Celery("waiting", backend=redis_url, set_as_current=False)
+    app.conf.update(accept_content=["pydantic", "json"], result_serializer="pydantic")
+    with Orchestrator.from_url(redis_url) as orchestrator:
+        waiting, go_on = threading.Event(), threading.Event()
+
+        def wait_for_it(job: Job[ImageSchema]) -> ImageOutput:
+            waiting.set()
+            assert go_on.wait(30)
+            return detect(job)
+
+        handle = orchestrator.submit(image_job("a"), queue="q")
+        consumer: Consumer[ImageSchema] = Consumer(orchestrator, "q", wait_for_it)
+        worker = threading.Thread(target=consumer.consume, args=(1,))
+        worker.start()
+        assert waiting.wait(30)
+        result = app.AsyncResult(handle.id)
+        assert result.state == "STARTED"
+        result.then(lambda _: None)  # subscribes before the job ends
+        go_on.set()
+        assert result.get(timeout=30) == ImageOutput(objects=["a"])
+        worker.join(30)
+        assert handle.status() is ExecutionStatus.COMPLETED
+        app.backend.result_consumer.stop()
+        app.backend.client.close()
+        app.close()
