@@ -267,6 +267,11 @@ class Job(_Model, Generic[SchemaT]):
             {"explanation": "; ".join(removed)},
         )
 
+    def _assign(self, **fields: Any) -> None:
+        """Assign values that are of their fields' types already, without the cost of validating each."""
+        self.__dict__.update(fields)
+        self.__pydantic_fields_set__.update(fields)
+
     @classmethod
     def from_legacy(cls, legacy: Mapping[str, Any]) -> Self:
         """Make a job of the old shape: ``job_schema`` becomes ``payload``, infrastructure fields are left out.

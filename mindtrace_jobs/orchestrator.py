@@ -302,9 +302,9 @@ class Orchestrator:
         if taken is None:
             return None
         with _given_back(taken.delivery):
-            taken.delivery.acknowledge()
+            taken.delivery.acknowledge(at_once=True)
         # Handed over as it was sent; whoever runs it sets its status.
-        taken.job.status, taken.job.started_at = ExecutionStatus.QUEUED, None
+        taken.job._assign(status=ExecutionStatus.QUEUED, started_at=None)
         return taken.job
 
     @overload

@@ -48,7 +48,7 @@ class Settlement:
             Whether it is to run. One that was cancelled is acknowledged and skipped.
         """
         job, delivery = taken.job, taken.delivery
-        job.status, job.started_at = ExecutionStatus.RUNNING, datetime.now(UTC)
+        job._assign(status=ExecutionStatus.RUNNING, started_at=datetime.now(UTC))
         if taken.tracked and self._results.on_broker:
             if delivery.begin(self._results.record_of(job, attempts=taken.starts)):
                 return True
@@ -66,7 +66,7 @@ class Settlement:
             BrokerError: the output could not be recorded, so the job is not acknowledged: its result would be lost.
         """
         job = taken.job
-        job.status, job.completed_at = ExecutionStatus.COMPLETED, datetime.now(UTC)
+        job._assign(status=ExecutionStatus.COMPLETED, completed_at=datetime.now(UTC))
         record: Record | None = None
         if taken.tracked:
             try:
@@ -79,7 +79,8 @@ class Settlement:
                 self._bury(taken, Reason.INVALID_OUTPUT, error)
                 return
         taken.delivery.acknowledge(record)
-        log.info("job %s completed", job.id, extra=_context(taken, "complete_job"))
+        if log.isEnabledFor(logging.INFO):
+            log.info("job %s completed", job.id, extra=_context(taken, "complete_job"))
 
     def _record_output(self, taken: Taken) -> None:
         for pause in (*_RECORD_PAUSES, None):

@@ -25,7 +25,7 @@ from mindtrace_jobs.clients import speaks_amqp
 from mindtrace_jobs.errors import ConfigurationError, JobCancelledError, RejectJob, RetryJob
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobOutput, JobSchema
 from mindtrace_jobs.message import ATTEMPTS, TRACKED, _moment
-from mindtrace_jobs.results import JobHandle
+from mindtrace_jobs.results import AppResultStore, JobHandle
 from mindtrace_jobs.results.record import PROGRESS
 from mindtrace_jobs.serializer.decoding import explain
 
@@ -263,8 +263,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
     # --- records
 
     def _records(self, request: Any) -> bool:
-        results = self._orchestrator.results
-        return results.configured and not (request.ignore_result or self.ignore_result)
+        return not (request.ignore_result or self.ignore_result) and AppResultStore(self.app).configured
 
     def record(self, job_id: str, value: Any, state: str) -> None:
         """Write a state of the running job to the result backend."""
@@ -279,7 +278,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
 
         None: there is none to tell. 0: it never began, or ended.
         """
-        if not self._orchestrator.results.configured or self.ignore_result:
+        if self.ignore_result or not AppResultStore(self.app).configured:
             return None
         meta = self.backend.get_task_meta(job_id, cache=False)
         result = meta.get("result")

@@ -64,9 +64,10 @@ class Delivery:
     @property
     def attempts(self) -> int:
         """How often work on it began and its worker vanished, as far as the broker counts."""
-        counts = (self._raw.headers.get(name, 0) for name in (ATTEMPTS, DELIVERY_COUNT))
-        attempts, deliveries = (count if isinstance(count, int) else 0 for count in counts)
-        return attempts if self._client.counts_attempts else max(attempts, deliveries)
+        attempts = _count(self._raw.headers.get(ATTEMPTS))
+        return (
+            attempts if self._client.counts_attempts else max(attempts, _count(self._raw.headers.get(DELIVERY_COUNT)))
+        )
 
     @property
     def dead(self) -> bool:
@@ -98,19 +99,21 @@ class Delivery:
         with self._client.mapped():
             return bool(self._session.channel.begin(self._raw.delivery_tag, record))
 
-    def acknowledge(self, record: Record | None = None) -> None:
+    def acknowledge(self, record: Record | None = None, *, at_once: bool = False) -> None:
         """The work is done: remove it from the broker.
 
         Args:
             record: Of its job, kept in the same step unless the lease had run out; only where ``client.keeps_records``.
+            at_once: It was taken a moment ago, so that there is no need to wait for whether the lease had run out.
 
         Raises:
             LeaseLostError: its lease had run out; what somebody else holds now is left alone.
             BrokerUnavailableError: the connection is lost; the broker will deliver the message again.
         """
-        # Where it can be, the broker's word is not waited for: the next command brings it.
-        soon = getattr(self._session.channel, "acknowledge_soon", None)
-        self._settle(self._raw.ack if soon is None else partial(soon, self._raw.delivery_tag, record))
+        # In a stream the broker's word is not waited for: the next command brings it.
+        name = "acknowledge_soon" if self._on_settled is None or at_once else "acknowledge"
+        acknowledge = getattr(self._session.channel, name, None)
+        self._settle(self._raw.ack if acknowledge is None else partial(acknowledge, self._raw.delivery_tag, record))
         if self.lost:
             raise LeaseLostError(
                 f"the lease of a job from {self.queue!r} ran out before it was acknowledged, so it is run again "
@@ -230,6 +233,10 @@ class Source:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def message_of(raw: Any) -> Message:

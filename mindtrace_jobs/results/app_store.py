@@ -24,7 +24,11 @@ class AppResultStore(ResultStore):
 
     @property
     def configured(self) -> bool:
-        return self._scheme not in ("", "disabled", "rpc")
+        from celery.backends.base import DisabledBackend
+        from celery.backends.rpc import RPCBackend
+
+        # Celery keeps one for each thread; a look at the settings takes longer.
+        return not isinstance(self._app.backend, DisabledBackend | RPCBackend)
 
     @property
     def backend(self) -> Any:
@@ -33,12 +37,4 @@ class AppResultStore(ResultStore):
                 "this Celery app keeps no results that others can read: set result_backend, for example to "
                 "'redis://localhost/1'"
             )
-        # Celery keeps one for each thread.
         return self._app.backend
-
-    @property
-    def _scheme(self) -> str:
-        if self._app.backend_cls is not None and not isinstance(self._app.backend_cls, str):
-            return "custom"
-        url = self._app.backend_cls or self._app.conf.result_backend or ""
-        return str(url).partition("://")[0]

@@ -181,8 +181,8 @@ class JobsChannel(Protocol):
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """The work is done: forget the message. With ``multiple`` also all that this channel was given before it.
 
-        Never raises and never touches another's delivery: if the message was taken back from this channel before,
-        a warning is logged.
+        Never touches another's delivery: if the message was taken back from this channel before, a warning is logged, at
+        the latest with the channel's next command.
         """
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:

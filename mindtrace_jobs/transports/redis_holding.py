@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -31,7 +32,7 @@ class HoldingChannel(ExchangesChannel):
         #: Claimed and not yet passed to a consumer.
         self._inbox: deque[Held] = deque()
         #: Done, and not yet told to the server.
-        self._finished: list[Step] = []
+        self._finished: deque[Step] = deque()
         self._kept = False
         #: The prefixes of the delivery tags this channel made, here and before a fork.
         self._prefixes: tuple[str, ...] = ()
@@ -44,29 +45,47 @@ class HoldingChannel(ExchangesChannel):
         return tag.startswith((self.store.identity, *self._prefixes))
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
-        """See ``JobsChannel.basic_ack``. Raises redis-py's errors when the server can't be reached."""
+        """See ``JobsChannel.basic_ack``.
+
+        It is sent and not waited for: should the connection break before the server has read it, the message is back
+        when its lease ends. Raises redis-py's errors when it can't be sent.
+        """
         if multiple:
             self.acknowledge_many([tag for tag in self._before(delivery_tag) if tag != delivery_tag])
         self.qos.ack(delivery_tag)
 
     def acknowledge_soon(self, delivery_tag: str, record: Record | None = None) -> None:
-        """Acknowledge without waiting for the server's word.
-
-        While the next message is in hand already, it is sent with what is done next: to begin that one, or to settle it.
-        Should the connection break, or this process die, before the server has read it, the message is back when its
-        lease ends. A lease that was lost before is reported with the next command.
+        """As ``basic_ack``, sent with what is done next if another message is in hand already: to begin or settle that.
 
         Args:
             delivery_tag: Of a delivery of this channel.
             record: Kept on the server in the same step, unless the lease was lost before.
         """
-        if self.held.pop(delivery_tag, None) is None:
-            self._too_late(delivery_tag)
-        else:
-            self._finished.append((delivery_tag, record))
-            if not self._inbox:
-                self.flush()
+        self.finish(delivery_tag, record, at_once=not self._inbox)
         self.qos._settled(delivery_tag)
+
+    def acknowledge(self, delivery_tag: str, record: Record | None = None) -> None:
+        """As ``basic_ack``, and wait for the server's word: ``lost_deliveries`` tells then whether it came too late."""
+        self._settle([delivery_tag], lambda mine: self.store.advance([(held.tag, record) for held in mine], None)[0])
+        self.qos._settled(delivery_tag)
+
+    def finish(self, tag: str, record: Record | None = None, *, at_once: bool = True) -> None:
+        """Remove a delivery from the server; a lease that was lost before is reported with the next command."""
+        held = self.held.get(tag)
+        if held is None:
+            self._too_late(tag)
+            return
+        # What is missing on the server from here on is not lost.
+        held.settling = True
+        self._finished.append((tag, record))
+        if at_once:
+            try:
+                self.flush()
+            except BaseException:
+                # Whatever became of it, it has to be renewed until that is known.
+                held.settling = False
+                raise
+        self.held.pop(tag, None)
 
     def flush(self) -> None:
         """Send the acknowledgements that were put off."""
@@ -74,7 +93,10 @@ class HoldingChannel(ExchangesChannel):
             self.store.advance_soon(self._take_finished(), None, self._too_late)
 
     def _take_finished(self) -> list[Step]:
-        finished, self._finished = self._finished, []
+        finished: list[Step] = []
+        with suppress(IndexError):  # another thread may take some
+            while True:
+                finished.append(self._finished.popleft())
         return finished
 
     def acknowledge_many(self, tags: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ class LeasedQoS(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         """Remove a delivery from the server; if its lease was lost, only say so."""
         if self.channel.claimed(delivery_tag):
-            self.channel.settle_acknowledged([delivery_tag])
+            self.channel.finish(delivery_tag)
             self._settled(delivery_tag)
         else:
             super().ack(delivery_tag)

@@ -85,7 +85,7 @@ def test_a_message_whose_consumer_is_killed_before_it_has_heard_of_it_is_back_wi
         received = drain(source, consume(channel), 1)
         assert received[0].payload == "precious"
         received[0].ack()
-        assert not tracks(client)
+        wait_until(lambda: not tracks(client), "the acknowledgement is done")
 
 
 @pytest.mark.parametrize("kind", [Kind.OURS, Kind.CELERY_THREADS])

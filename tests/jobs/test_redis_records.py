@@ -56,7 +56,7 @@ def test_a_message_begins_and_ends_together_with_its_record(channel: Any, client
     channel.acknowledge_soon(message.delivery_tag, record("SUCCESS"))
     channel.close()
     assert state(client) == "SUCCESS"
-    assert 0 < int(client.ttl(KEY)) <= 60  # type: ignore[arg-type]
+    assert 0 < int(client.ttl(KEY)) <= 60
     assert not client.exists("unacked", "mindtrace.started")
 
 

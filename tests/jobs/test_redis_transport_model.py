@@ -78,12 +78,14 @@ def machine(url: str, queue_type: str) -> type[RuleBasedStateMachine]:
         def acknowledge(self, message: Any) -> None:
             if message is not None:
                 message.ack()
+                message.channel.queue_stats("q")  # brings the word that it is done
                 self.held.pop(message.delivery_tag, None)
 
         @rule(message=consumes(held_messages))
         def drop(self, message: Any) -> None:
             if message is not None:
                 message.reject()
+                message.channel.queue_stats("q")
                 self.held.pop(message.delivery_tag, None)
 
         @rule(message=consumes(held_messages))

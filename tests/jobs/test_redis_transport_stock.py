@@ -155,7 +155,7 @@ def test_what_stock_left_behind_is_restored_after_its_visibility_timeout(connect
     assert received[0].headers["redelivered"] is True
     received[0].ack()
     with server(redis_url) as client:
-        assert not tracks(client)
+        wait_until(lambda: not tracks(client), "the acknowledgement is done")
 
 
 def test_going_back_to_stock_loses_nothing(connect: Connect, redis_url: str) -> None:
