@@ -106,6 +106,10 @@ class JobRouter:
         )
 
 
+#: The documented rules, for settings that name a router: ``task_routes = ["mindtrace_jobs.routing:documented_router"]``.
+documented_router = JobRouter()
+
+
 class AppRouter(JobRouter):
     """Routes as a Celery app does: its ``task_routes`` first, for what they do not mention the documented rules.
 

@@ -17,6 +17,8 @@ from mindtrace_jobs.routing import JobRouter
 
 SERIALIZER = "pydantic"
 _STOCK_CONSUMER = "celery.worker.consumer:Consumer"
+# By name, as the consumer: settings can then be printed, copied and written to a file.
+_ROUTER = "mindtrace_jobs.routing:documented_router"
 
 
 def install(
@@ -81,9 +83,9 @@ def _configure(app: Any, router: JobRouter | None) -> None:
             changes[name] = [*accepted, SERIALIZER]
     routes = conf.task_routes
     listed = list(routes) if isinstance(routes, list | tuple) else [] if routes is None else [routes]
-    ours = [route for route in listed if isinstance(route, JobRouter)]
+    ours = [route for route in listed if isinstance(route, JobRouter) or route == _ROUTER]
     if not ours:
-        changes["task_routes"] = [*listed, router or JobRouter()]
+        changes["task_routes"] = [*listed, router or _ROUTER]
     elif router is not None and router not in ours:
         changes["task_routes"] = [*(route for route in listed if route not in ours), router]
     consumer = _consumer_class(conf.worker_consumer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.jobs.celery.models import DetectionInput, DetectionOutput, DetectionS
 from tests.jobs.celery.workers import ROOT, close_app
 
 ETA = datetime(2030, 1, 1, tzinfo=UTC)
+ROUTER = "mindtrace_jobs.routing:documented_router"
 
 
 class OwnConsumer(Consumer):  # type: ignore[misc]
@@ -141,7 +143,7 @@ def test_it_is_installed_once_however_often_it_is_called() -> None:
         install(app)
         assert app.conf.worker_consumer == "mindtrace_jobs.celery.consumer:JobsConsumer"
     assert app.conf.accept_content == ["json", "pydantic"]
-    assert [type(route) for route in app.conf.task_routes] == [dict, JobRouter]
+    assert app.conf.task_routes == [{"plain.routed": {"queue": "routed"}}, ROUTER]
     assert app.amqp.Connection.__mro__.count(app.amqp.Connection.stock) == 1
     assert not hasattr(app.amqp.Connection.stock, "stock")
 
@@ -168,7 +170,7 @@ def test_it_works_before_and_after_the_app_is_configured(when: str) -> None:
         install(app, lease=5.0)
     assert app.conf.accept_content == ["yaml", "pydantic"]
     assert app.conf.result_accept_content == ["json", "pydantic"]
-    assert [type(route) for route in app.conf.task_routes] == [dict, JobRouter]
+    assert app.conf.task_routes == [{"x": "y"}, ROUTER]
     connection = app.connection_for_read()
     assert connection.transport.__class__.__module__ == "mindtrace_jobs.transports.redis"
     assert connection.transport_options["lease"] == 5.0
@@ -208,6 +210,17 @@ def test_the_stock_consumer_is_extended_by_name_so_that_settings_can_be_copied()
     app = new_app()
     install(app)
     assert symbol_by_name(app.conf.worker_consumer) is JobsConsumer
+
+
+def test_settings_of_an_installed_app_can_be_written_down_and_read_by_another() -> None:
+    app = new_app()
+    install(app)
+    written = repr({name: app.conf[name] for name in ("accept_content", "task_routes", "worker_consumer")})
+    other = Celery("other", set_as_current=False)
+    other.config_from_object(ast.literal_eval(written))
+    install(other)
+    assert other.conf.task_routes == app.conf.task_routes
+    assert other.amqp.router.route({}, "stack_detection")["queue"].name == "detection_jobs"
 
 
 def test_senseless_choices_are_refused() -> None:
