@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from mindtrace_jobs.orchestrator import Orchestrator
+from mindtrace_jobs.routing import JobRouter
 
 _lock = threading.Lock()
 _installed: WeakKeyDictionary[Any, Installation] = WeakKeyDictionary()
@@ -23,6 +24,7 @@ class Installation:
         dead_letters: Whether what cannot run is kept in ``<queue>.dlq``.
         track: Whether the start of every job is recorded, not only of submitted ones.
         max_worker_losses: How often a job may lose its worker before it is dead-lettered.
+        router: Where jobs go that the app's own routes do not mention; None: by the documented rules.
     """
 
     app: Any
@@ -30,6 +32,7 @@ class Installation:
     dead_letters: bool = True
     track: bool = False
     max_worker_losses: int = 3
+    router: JobRouter | None = None
     _orchestrator: Orchestrator | None = field(default=None, repr=False)
     _made_for: tuple[Any, ...] = ()
 

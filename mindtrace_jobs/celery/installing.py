@@ -46,7 +46,8 @@ def install(
         dead_letters: Keep what cannot run in ``<queue>.dlq``; without it Celery drops it.
         track: Record the start of every job, so that its status says running; else only of submitted jobs.
         max_worker_losses: How often a job may take its worker process down before it is dead-lettered.
-        router: Where jobs go that the app's own routes do not mention. Default the documented rules.
+        router: Where jobs go that the app's own routes do not mention. Default the router of an earlier call, else the
+            documented rules.
 
     Raises:
         ConfigurationError: ``lease`` or ``max_worker_losses`` is not positive.
@@ -60,13 +61,14 @@ def install(
     found = known or Installation(app)
     found.lease, found.dead_letters, found.track = lease, dead_letters, track
     found.max_worker_losses = max_worker_losses
+    found.router = router or found.router
     installation.remember(found)
     register_types()
     app.amqp.Connection = over_our_transports(app.amqp.Connection, lease)
     app.steps["consumer"].add(ConsumerTimeoutWarning)
 
     def apply(**_: Any) -> None:
-        _configure(app, router)
+        _configure(app, found.router)
 
     if app.configured:
         apply()

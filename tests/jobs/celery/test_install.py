@@ -223,6 +223,16 @@ def test_settings_of_an_installed_app_can_be_written_down_and_read_by_another() 
     assert other.amqp.router.route({}, "stack_detection")["queue"].name == "detection_jobs"
 
 
+def test_a_router_of_ones_own_takes_the_place_of_the_documented_one() -> None:
+    app = new_app()
+    install(app)
+    own = JobRouter(default="own_jobs", rules=[])
+    install(app, router=own)
+    install(app)
+    assert app.conf.task_routes == [{"plain.routed": {"queue": "routed"}}, own]
+    assert app.amqp.router.route({}, "stack_detection")["queue"].name == "own_jobs"
+
+
 def test_senseless_choices_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="lease"):
         install(new_app(), lease=0)
