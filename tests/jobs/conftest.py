@@ -54,6 +54,15 @@ def _needs(item: pytest.Item) -> set[str]:
     return names | {f"{backend}_url"} if backend else names
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--nodes",
+        choices=("process", "docker"),
+        default="process",
+        help="what the tests in tests/jobs/nodes run on: processes, or containers (with -p docker_tools)",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files without RabbitMQ first: its node starts in the background meanwhile."""
     rabbitmq_files = {item.path for item in items if _needs(item) & (_RABBITMQ | _OWN_RABBITMQ)}
@@ -64,8 +73,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Fail now if a server cannot be had. Of the processes that share a run the first does so for all."""
     if config.option.collectonly or hasattr(config, "workerinput"):
         return
+    checks = [check_redis, check_rabbitmq]
+    if config.getoption("nodes", "process") == "docker":
+        from tests.jobs.nodes.engine import check_engine
+
+        checks.append(lambda: check_engine(config))
     missing = []
-    for check in (check_redis, check_rabbitmq):
+    for check in checks:
         try:
             check()
         except ServerError as error:
