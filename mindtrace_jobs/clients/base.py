@@ -436,20 +436,25 @@ class Client(ABC):
         return box[0] if box else None
 
     def _send(
-        self, session: Session, message: Message, exchange: str, routing_key: str, properties: Mapping[str, Any]
+        self,
+        session: Session,
+        message: Message,
+        exchange: str,
+        routing_key: str,
+        properties: Mapping[str, Any],
+        publish: Callable[..., Any] | None = None,
     ) -> None:
-        """Hand one message to Kombu's producer, already encoded."""
-        session.producer.publish(
+        """Hand one message to the channel, or to another ``publish``; a producer would only encode it."""
+        all_properties = {**message.properties, **properties, "delivery_mode": 2}
+        raw = session.channel.prepare_message(
             message.body,
-            exchange=exchange,
-            routing_key=routing_key,
+            priority=all_properties.pop("priority", 0),
             content_type=message.content_type,
             content_encoding=message.content_encoding,
             headers=message.headers,
-            delivery_mode=2,
-            mandatory=True,
-            **{**message.properties, **properties},
+            properties=all_properties,
         )
+        (publish or session.channel.basic_publish)(raw, exchange=exchange, routing_key=routing_key, mandatory=True)
 
     def _after_fork_in_child(self) -> None:
         self._pool.after_fork_in_child()

@@ -8,10 +8,8 @@ from kombu.connection import Connection as _Connection
 from kombu.entity import Exchange as _Exchange
 from kombu.entity import Queue as _Queue
 from kombu.messaging import Consumer as _Consumer
-from kombu.messaging import Producer as _Producer
 
 Connection: Any = _Connection
 Consumer: Any = _Consumer
 Exchange: Any = _Exchange
-Producer: Any = _Producer
 Queue: Any = _Queue

@@ -15,7 +15,6 @@ from typing import Any
 from weakref import WeakSet
 
 from mindtrace_jobs.clients.fork_locks import hold_over_forks
-from mindtrace_jobs.clients.kombu_api import Producer
 from mindtrace_jobs.errors import ClosedError
 
 
@@ -35,7 +34,6 @@ class Session:
         )
         self.channel: Any = connection.default_channel
         hold_over_forks(type(self.channel))
-        self.producer = Producer(self.channel, auto_declare=False)
         #: What a client keeps with this channel, such as its publisher confirms.
         self.extra: Any = None
 

@@ -68,9 +68,12 @@ class VirtualClient(Client):
         self._publish(session, message, "", queue, **({"delay": delay} if delay > 0 else {}))
 
     def _publish_batch(self, session: Session, messages: Sequence[Message], queue: str) -> None:
-        with session.producer.batch(max_size=_BATCH):
-            for message in messages:
-                self._publish(session, message, "", queue)
+        create = getattr(session.channel, "create_publish_batch", None)
+        batch = create(_BATCH) if create is not None else None
+        for message in messages:
+            self._send(session, message, "", queue, {}, batch and batch.publish)
+        if batch is not None:
+            batch.flush()
 
 
 #: Commands sent to the broker at once.
