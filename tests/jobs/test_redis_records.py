@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import redis
 from celery import Celery
 
 from mindtrace_jobs import Consumer, ExecutionStatus, Job, Orchestrator
+from mindtrace_jobs.results import ResultStore
 from mindtrace_jobs.testing.models import ImageOutput, ImageSchema, image_job
 from mindtrace_jobs.transports.protocol import Record
 from tests.jobs.redis_channels import connection, get, publish, server, vanish
@@ -20,6 +22,7 @@ from tests.jobs.redis_channels import connection, get, publish, server, vanish
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 
 KEY = "celery-task-meta-x"
+WHEN = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 
 def record(state: str, more: str = "") -> Record:
@@ -86,6 +89,24 @@ def test_who_lost_the_lease_writes_no_record(channel: Any, client: redis.Redis) 
     channel.close()
     assert state(client) == "STARTED"
     assert client.llen("q") == 1
+
+
+@pytest.mark.parametrize("status", [ExecutionStatus.RUNNING, ExecutionStatus.COMPLETED])
+def test_the_record_is_what_celerys_backend_would_write(
+    redis_url: str, client: redis.Redis, status: ExecutionStatus
+) -> None:
+    job = image_job("a", status=status, started_at=WHEN, completed_at=WHEN if status.final else None)
+    if status.final:
+        job.payload.output = ImageOutput(objects=["x"])
+    store = ResultStore(redis_url)
+    record = store.record_of(job, attempts=2)
+    store.save(job, attempts=2)
+    by_celery = json.loads(client.get(record.key) or "")
+    if status.final:
+        by_celery["date_done"] = WHEN.isoformat()  # Celery takes the time at which it writes
+    assert json.loads(record.value) == by_celery
+    assert record.seconds == client.ttl(record.key)
+    store.close()
 
 
 def test_a_tracked_job_costs_one_round_trip(redis_url: str) -> None:
