@@ -237,6 +237,9 @@ class LeasedChannel(HoldingChannel):
         # In round robin each queue gets its share before one gets more; else the first ones go first.
         share = -(-wanted // len(order)) if self.queue_order_strategy == "round_robin" else wanted
         claim = self.waiter.claim([(queue, queue in no_ack) for queue in order], wanted, share)
+        if claim.short:
+            # No command may follow for long.
+            self.client.collect()
         if not claim.deliveries:
             return False
         self._queue_cycle.rotate(claim.deliveries[-1].queue)

@@ -6,7 +6,6 @@ client, whose bookkeeping takes longer than the command.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import threading
@@ -19,6 +18,8 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from mindtrace_jobs.transports.redis_scripts import Script
 
 Command = Sequence[Any]
+#: A script that was sent, its arguments, and what is to be told its result.
+_Posted = tuple[Script, Sequence[Any], Callable[[Any], None] | None]
 
 #: Bytes after which a new piece of a pipeline begins.
 _PIECE = 1 << 14
@@ -49,7 +50,7 @@ class Wire:
         self._unasked = unasked
         self._lock = threading.RLock()
         self._pid = os.getpid()
-        self._owed: deque[Callable[[Any], None] | None] = deque()
+        self._owed: deque[_Posted] = deque()
         self.connection: Any = None
 
     def call(self, *command: Any) -> Any:
@@ -73,8 +74,9 @@ class Wire:
     def post(self, script: Script, args: Sequence[Any], then: Callable[[Any], None] | None = None) -> None:
         """Run a script without keys and without waiting for its result.
 
-        It is sent before this returns, and done before whatever this wire sends later. The result is read with the next
-        command, and passed to ``then``; an error of the server, or a lost connection, is passed on to nobody.
+        It is sent before this returns, and done before whatever this wire sends later, unless the server has forgotten
+        the script: then it is done as soon as that is known. The result is read with the next command, or by
+        ``collect``, and passed to ``then``; an error of the server, or a lost connection, is passed on to nobody.
         """
         with self._exclusive():
             connection = self._ready()
@@ -83,7 +85,16 @@ class Wire:
             command = ("EVALSHA", script.sha) if known else ("EVAL", script.text)
             self._send(connection, [(*command, 0, *args)])
             self._known(connection).add(script.sha)
-            self._owed.append(then)
+            self._owed.append((script, args, then))
+
+    def collect(self) -> None:
+        """Read the results of what was posted, if they have arrived; while another thread uses this wire, nothing."""
+        if self._owed and self._exclusive().acquire(blocking=False):
+            try:
+                if self._owed and self.connection is not None and self._readable(self.connection):
+                    self._settle(self.connection)
+            finally:
+                self._lock.release()
 
     def scripts(self, calls: Sequence[tuple[Script, Sequence[Any]]]) -> list[Any]:
         """Run many scripts without keys in one round trip; what one of them raised is its result."""
@@ -116,8 +127,7 @@ class Wire:
         with self._exclusive():
             if self._owed and self.connection is not None:
                 # With replies unread the system resets the connection, and the server may never see what was sent last.
-                with contextlib.suppress(RedisError, OSError):
-                    self._settle(self.connection)
+                self._settle(self.connection)
             self._close()
 
     def drop(self) -> None:
@@ -138,7 +148,7 @@ class Wire:
         if connection is not None and connection._sock is not None:
             if self._owed:
                 self._settle(connection)
-            elif self._stale(connection):
+            if connection._sock is not None and self._stale(connection):
                 self._close()
         if self.connection is None or self.connection._sock is None:
             self._close()
@@ -167,9 +177,7 @@ class Wire:
 
     def _stale(self, connection: Any) -> bool:
         """Whether something can be read where nothing is expected: the server closed the connection."""
-        poller = select.poll()
-        poller.register(connection._sock, select.POLLIN)
-        if not poller.poll(0):
+        if not self._readable(connection):
             return False
         try:
             # TLS has messages of its own, which are no reason to give up the connection.
@@ -182,17 +190,31 @@ class Wire:
         except (RedisError, OSError):
             return True
 
+    @staticmethod
+    def _readable(connection: Any) -> bool:
+        if connection._sock is None:
+            return False
+        poller = select.poll()
+        poller.register(connection._sock, select.POLLIN)
+        return bool(poller.poll(0))
+
     def _settle(self, connection: Any) -> None:
+        """Read what is owed. A connection that is lost over it is closed, and no concern of what comes next."""
+        owed, self._owed = self._owed, deque()
         try:
-            while self._owed:
-                then = self._owed.popleft()
-                with contextlib.suppress(ResponseError):
-                    result = self._read(connection)
-                    if then is not None:
-                        then(result)
+            replies = [self._read_or_error(connection) for _ in owed]
+            for index, (script, args, _) in enumerate(owed):
+                if isinstance(replies[index], NoScriptError):
+                    replies[index] = self._exchange(connection, [("EVAL", script.text, 0, *args)])[0]
+        except (RedisError, OSError):
+            self._close()
+            return
         except BaseException:
             self._close()
             raise
+        for (_, _, then), reply in zip(owed, replies, strict=True):
+            if then is not None and not isinstance(reply, Exception):
+                then(reply)
 
     def _send(self, connection: Any, commands: Sequence[Command]) -> None:
         # A health check is a PING; its reply must not be mixed up with one that is owed.
@@ -203,13 +225,13 @@ class Wire:
 
     def _exchange(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
         self._send(connection, commands)
-        replies: list[Any] = []
-        for _ in commands:
-            try:
-                replies.append(self._read(connection))
-            except ResponseError as error:
-                replies.append(error)
-        return replies
+        return [self._read_or_error(connection) for _ in commands]
+
+    def _read_or_error(self, connection: Any) -> Any:
+        try:
+            return self._read(connection)
+        except ResponseError as error:
+            return error
 
 
 def _packed(commands: Sequence[Command]) -> list[bytes]:
