@@ -219,5 +219,7 @@ class JobsConsumer(JobsConsumerMixin, Consumer):  # type: ignore[misc]
 
 
 def with_jobs(base: type[Any]) -> type[Any]:
-    """An app's own consumer class, extended."""
+    """A consumer class, extended unless it is already."""
+    if issubclass(base, JobsConsumerMixin):
+        return base
     return type(base.__name__, (JobsConsumerMixin, base), {"__module__": base.__module__, "__doc__": base.__doc__})

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.utils.imports import symbol_by_name
-
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.connection import over_our_transports
-from mindtrace_jobs.celery.consumer import JobsConsumer, JobsConsumerMixin, with_jobs
 from mindtrace_jobs.celery.installation import Installation, real_app
-from mindtrace_jobs.celery.steps import ConsumerTimeoutWarning
 from mindtrace_jobs.celery.typed_json import register_types
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.routing import JobRouter
 
 SERIALIZER = "pydantic"
-_STOCK_CONSUMER = "celery.worker.consumer:Consumer"
-# By name, as the consumer: settings can then be printed, copied and written to a file.
+#: By name: settings can then be printed, copied and written to a file.
 _ROUTER = "mindtrace_jobs.routing:documented_router"
+#: Steps of a worker and of its consumer, by name: a producer imports nothing that only workers need.
+_STEPS = {
+    "worker": "mindtrace_jobs.celery.steps:ExtendedConsumer",
+    "consumer": "mindtrace_jobs.celery.steps:ConsumerTimeoutWarning",
+}
 
 
 def install(
@@ -36,9 +36,11 @@ def install(
 
     - accepts the serializer "pydantic" beside what the app accepts,
     - appends a router for jobs behind the app's own ``task_routes``,
-    - extends the worker's consumer class, the app's own too, so that no message is dropped,
     - connects to Redis and memory over this package's transports, which lose no job and renew leases,
-    - adds a worker step that warns when RabbitMQ would take long jobs back.
+    - adds worker steps: one extends the worker's consumer class, the app's own too, so that no message is dropped, one
+      warns when RabbitMQ would take long jobs back.
+
+    What is assigned to ``app.conf`` after its settings were read replaces what was added to them: call it last then.
 
     Args:
         app: The Celery app.
@@ -57,49 +59,41 @@ def install(
         raise ConfigurationError(f"lease is {lease}; it must be a positive number of seconds")
     if max_worker_losses < 1:
         raise ConfigurationError(f"max_worker_losses is {max_worker_losses}; it must be at least 1")
-    known = installation.find(app)
-    found = known or Installation(app)
+    found = installation.find(app) or Installation(app)
     found.lease, found.dead_letters, found.track = lease, dead_letters, track
-    found.max_worker_losses = max_worker_losses
-    found.router = router or found.router
+    found.max_worker_losses, found.router = max_worker_losses, router or found.router
     installation.remember(found)
     register_types()
     app.amqp.Connection = over_our_transports(app.amqp.Connection, lease)
-    app.steps["consumer"].add(ConsumerTimeoutWarning)
+    for blueprint, step in _STEPS.items():
+        app.steps[blueprint].add(step)
 
-    def apply(**_: Any) -> None:
-        _configure(app, found.router)
+    def configured(**_: Any) -> None:
+        # The app's AMQP is older than these settings, and must hear of changes to them.
+        app.conf.bind_to(app.amqp._handle_conf_update)
+        _configure(found)
 
     if app.configured:
-        apply()
+        _configure(found)
     # Every time the configuration is read, since what was set before is gone then.
-    app.on_after_configure.connect(apply, weak=False, dispatch_uid="mindtrace_jobs.install")
+    app.on_after_configure.connect(configured, weak=False, dispatch_uid="mindtrace_jobs.install")
 
 
-def _configure(app: Any, router: JobRouter | None) -> None:
-    conf = app.conf
-    changes: dict[str, Any] = {}
+def _configure(installed: Installation) -> None:
+    conf = installed.app.conf
     for name in ("accept_content", "result_accept_content"):
         accepted = conf.get(name)
         if accepted and SERIALIZER not in accepted:
-            changes[name] = [*accepted, SERIALIZER]
+            _change(conf, name, [*accepted, SERIALIZER])
     routes = conf.task_routes
     listed = list(routes) if isinstance(routes, list | tuple) else [] if routes is None else [routes]
     ours = [route for route in listed if isinstance(route, JobRouter) or route == _ROUTER]
     if not ours:
-        changes["task_routes"] = [*listed, router or _ROUTER]
-    elif router is not None and router not in ours:
-        changes["task_routes"] = [*(route for route in listed if route not in ours), router]
-    consumer = _consumer_class(conf.worker_consumer)
-    if consumer is not None:
-        changes["worker_consumer"] = consumer
-    if changes:
-        conf.update(changes)
+        _change(conf, "task_routes", [*listed, installed.router or _ROUTER])
+    elif installed.router is not None and installed.router not in ours:
+        _change(conf, "task_routes", [*(route for route in listed if route not in ours), installed.router])
 
 
-def _consumer_class(configured: Any) -> Any:
-    """The setting ``worker_consumer`` that extends the app's own; None if it does so already."""
-    if configured == _STOCK_CONSUMER:
-        return f"{JobsConsumer.__module__}:{JobsConsumer.__qualname__}"
-    base = symbol_by_name(configured)
-    return None if issubclass(base, JobsConsumerMixin) else with_jobs(base)
+def _change(conf: Any, name: str, value: Any) -> None:
+    """Change a setting under the name it was changed under before, of those that Celery looks for (``namespace``)."""
+    conf.update({next((key for key in conf._to_keys(name) if key in conf.changes), name): value})

@@ -1,4 +1,4 @@
-"""Worker steps: what is worth saying once when a worker starts."""
+"""Worker steps: what happens once when a worker starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import logging
 from typing import Any
 
 from celery import bootsteps
+from celery.utils.imports import symbol_by_name
 from celery.worker.consumer.tasks import Tasks
+
+from mindtrace_jobs.celery.consumer import with_jobs
 
 log = logging.getLogger("mindtrace_jobs.celery")
 
@@ -14,6 +17,18 @@ log = logging.getLogger("mindtrace_jobs.celery")
 _CONSUMER_TIMEOUT = 30 * 60
 _FIRST_VERSION = (3, 8, 17)
 _QUEUE_ARGUMENT = "x-consumer-timeout"
+
+
+class ExtendedConsumer(bootsteps.Step):  # type: ignore[misc]
+    """Has the worker use its consumer class, whichever that is, with jobs.
+
+    Here and not in the settings, so that only workers import the class, and only when they start.
+    """
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        # Steps are made before any of them makes what it is for.
+        worker.consumer_cls = with_jobs(symbol_by_name(worker.consumer_cls))
 
 
 class ConsumerTimeoutWarning(bootsteps.StartStopStep):  # type: ignore[misc]

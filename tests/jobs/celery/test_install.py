@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
-from celery.utils.imports import symbol_by_name
 from celery.worker.consumer import Consumer
 
 from mindtrace_jobs import ConfigurationError, JobRouter, Orchestrator
 from mindtrace_jobs.celery import install, job_task
-from mindtrace_jobs.celery.consumer import JobsConsumer, JobsConsumerMixin
+from mindtrace_jobs.celery.consumer import JobsConsumerMixin
 from tests.jobs.celery.models import DetectionInput, DetectionOutput, DetectionSchema
 from tests.jobs.celery.workers import ROOT, close_app
 
@@ -44,6 +43,11 @@ def new_app(url: str = "memory://install", **conf: Any) -> Any:
         return values
 
     return app
+
+
+def consumer_class(app: Any) -> Any:
+    """Of which class a worker of the app makes its consumer."""
+    return type(app.WorkController(pool_cls="solo").consumer)
 
 
 def publish_plain(app: Any) -> None:
@@ -118,7 +122,7 @@ def test_plain_tasks_are_the_same_bytes_on_rabbitmq(rabbitmq_url: str, apps: lis
 def test_settings_and_options_of_plain_tasks_stay_as_they_are() -> None:
     before, after = new_app(), new_app()
     install(after)
-    ours = {"accept_content", "task_routes", "worker_consumer"}
+    ours = {"accept_content", "task_routes"}
     settings = [app.conf.table(with_defaults=True) for app in (before, after)]
     changed = {name for name in settings[0] if settings[0][name] != settings[1].get(name)} - {"deprecated_settings"}
     assert changed == ours
@@ -141,7 +145,7 @@ def test_it_is_installed_once_however_often_it_is_called() -> None:
     app = new_app()
     for _ in range(3):
         install(app)
-        assert app.conf.worker_consumer == "mindtrace_jobs.celery.consumer:JobsConsumer"
+    assert consumer_class(app).__mro__.count(JobsConsumerMixin) == 1
     assert app.conf.accept_content == ["json", "pydantic"]
     assert app.conf.task_routes == [{"plain.routed": {"queue": "routed"}}, ROUTER]
     assert app.amqp.Connection.__mro__.count(app.amqp.Connection.stock) == 1
@@ -162,7 +166,6 @@ def test_it_works_before_and_after_the_app_is_configured(when: str) -> None:
             "accept_content": ["yaml"],
             "result_accept_content": ["json"],
             "task_routes": [{"x": "y"}],
-            "worker_consumer": f"{__name__}:OwnConsumer",
         },
         force=when == "after",
     )
@@ -175,7 +178,6 @@ def test_it_works_before_and_after_the_app_is_configured(when: str) -> None:
     assert connection.transport.__class__.__module__ == "mindtrace_jobs.transports.redis"
     assert connection.transport_options["lease"] == 5.0
     assert connection.as_uri().startswith("redis://")
-    assert issubclass(symbol_by_name(app.conf.worker_consumer), OwnConsumer)
 
 
 def test_the_broker_that_the_environment_names_is_ours_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,19 +199,46 @@ def test_failover_between_brokers_of_two_kinds_keeps_our_transport() -> None:
     assert connection.clone().transport_options["lease"] == 60.0
 
 
-def test_the_apps_own_consumer_is_extended() -> None:
-    app = new_app(worker_consumer=OwnConsumer)
+@pytest.mark.parametrize("setting", [OwnConsumer, f"{__name__}:OwnConsumer"])
+def test_the_apps_own_consumer_is_extended(setting: Any) -> None:
+    app = new_app(worker_consumer=setting)
     install(app)
-    consumer = symbol_by_name(app.conf.worker_consumer)
-    assert consumer.__mro__[1:3] == (JobsConsumerMixin, OwnConsumer)
-    install(app)
-    assert symbol_by_name(app.conf.worker_consumer) is consumer
+    assert consumer_class(app).__mro__[1:3] == (JobsConsumerMixin, OwnConsumer)
+    assert app.conf.worker_consumer == setting
 
 
-def test_the_stock_consumer_is_extended_by_name_so_that_settings_can_be_copied() -> None:
+def test_a_consumer_that_is_configured_after_the_installation_is_extended_too() -> None:
     app = new_app()
     install(app)
-    assert symbol_by_name(app.conf.worker_consumer) is JobsConsumer
+    assert consumer_class(app).__mro__[1:3] == (JobsConsumerMixin, Consumer)
+    app.conf.worker_consumer = OwnConsumer
+    assert consumer_class(app).__mro__[1:3] == (JobsConsumerMixin, OwnConsumer)
+
+
+def test_a_producer_imports_neither_the_apps_consumer_nor_celerys() -> None:
+    code = (
+        "import sys; from celery import Celery; from mindtrace_jobs.celery import install;"
+        "app = Celery('x', broker='memory://'); app.conf.worker_consumer = 'only.on.workers:Consumer'; install(app);"
+        "print(app.conf.accept_content, app.send_task('plain').id != '', 'celery.worker.consumer' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert (done.stdout.strip(), done.stderr) == ("['json', 'pydantic'] True False", "")
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_the_router_that_was_named_last_is_used(configured: bool) -> None:
+    app = Celery("routers", broker="memory://", set_as_current=False)
+    assert not configured or app.conf.task_routes is None  # a look at the settings reads them
+    install(app)
+    install(app, router=JobRouter(rules=[("stack*", "first")]))
+    install(app, router=JobRouter(rules=[("stack*", "second")]))
+    install(app)
+    assert app.amqp.router.route({}, "stack_detection")["queue"].name == "second"
+    app.config_from_object({"task_routes": {"stack_deed*": {"queue": "deeds"}}})
+    assert app.conf.task_routes
+    assert app.amqp.Router().route({}, "stack_detection")["queue"].name == "second"
 
 
 def test_settings_of_an_installed_app_can_be_written_down_and_read_by_another() -> None:
