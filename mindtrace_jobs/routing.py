@@ -121,9 +121,21 @@ class AppRouter(JobRouter):
         super().__init__()
         self._app = app
 
+    def route(self, job: Job[Any]) -> str:
+        queue = super().route(job)
+        try:
+            self._app.amqp.queues[queue]
+        except KeyError as error:
+            raise ConfigurationError(
+                f"job {job.name!r} belongs to queue {queue!r}, which is not in the app's task_queues, and its "
+                "task_create_missing_queues is off: add it, name another in task_routes, or submit(job, queue=...)"
+            ) from error
+        return queue
+
     def queue_for(self, name: str, input_type: type[JobInput] | None = None) -> str:
         route = self._app.amqp.router.lookup_route(name, (), {}, {}, None)
         queue = route.get("queue") if isinstance(route, Mapping) else route
         if queue is None:
             return super().queue_for(name, input_type)
+        queue = self._app.amqp.queues.aliases.get(queue, queue)
         return str(getattr(queue, "name", queue))

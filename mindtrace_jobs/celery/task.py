@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
+from amqp.exceptions import PreconditionFailed
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.imports import symbol_by_name
@@ -20,7 +21,7 @@ from mindtrace_jobs.celery.arguments import holds_output, job_from
 from mindtrace_jobs.celery.context import CANCELLED, JobContext
 from mindtrace_jobs.celery.errors import InvalidInputError, InvalidOutputError
 from mindtrace_jobs.celery.parameters import Parameters, parameters_of
-from mindtrace_jobs.celery.publish import CONFIRM_TIMEOUT, confirming_producer
+from mindtrace_jobs.celery.publish import CONFIRM_TIMEOUT, confirming_producer, exists_otherwise
 from mindtrace_jobs.clients import speaks_amqp
 from mindtrace_jobs.errors import ConfigurationError, JobCancelledError, RejectJob, RetryJob
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobOutput, JobSchema
@@ -147,7 +148,13 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
                 producer = stack.enter_context(confirming_producer(self.app))
                 if producer is not None:
                     options.setdefault("confirm_timeout", CONFIRM_TIMEOUT)
-            return super().apply_async(sent, named, task_id, producer, link, link_error, shadow, **options)
+            try:
+                return super().apply_async(sent, named, task_id, producer, link, link_error, shadow, **options)
+            except PreconditionFailed as error:
+                if "declare" in options or not exists_otherwise(error):
+                    raise
+                options["declare"] = []
+                return super().apply_async(sent, named, task_id, producer, link, link_error, shadow, **options)
 
     # --- running
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from mindtrace_jobs.clients.base import Client
@@ -65,7 +66,15 @@ def client_for(app: Any, *, lease: float | None = None) -> Client:
     if scheme in _RABBITMQ:
         # The client confirms by itself, many messages at a time.
         options.pop("confirm_publish", None)
-        return RabbitMQClient.from_url(url, transport_options=options, **common)
+        return RabbitMQClient.from_url(url, transport_options=options, definition=partial(_definition, app), **common)
     raise ConfigurationError(
         f"jobs cannot use the Celery app's broker {scheme + '://'!r:.40}: it must be Redis, RabbitMQ or memory"
     )
+
+
+def _definition(app: Any, queue: str) -> Any:
+    """The queue as the app declares it, of which RabbitMQ takes no other declaration afterwards."""
+    try:
+        return app.amqp.queues[queue]
+    except KeyError:  # the setting task_create_missing_queues is off
+        return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
@@ -39,6 +39,8 @@ class RabbitMQClient(Client):
         confirm_timeout: Seconds to wait for the broker's confirm of what was published. Default 30.
         result_backend: URL of the Celery result backend for status and results. Without one they are not kept.
         transport_options: Further options for Kombu's pyamqp transport.
+        definition: Given a name, the Kombu queue as which others declare it, None if they do not. Default: as Celery
+            declares a queue that its configuration does not name.
     """
 
     backend: ClassVar[BackendType] = BackendType.RABBITMQ
@@ -76,8 +78,10 @@ class RabbitMQClient(Client):
         confirm_timeout: float = 30.0,
         result_backend: str | None = None,
         transport_options: Mapping[str, Any] | None = None,
+        definition: Callable[[str], Any] | None = None,
     ) -> None:
         self.confirm_timeout = confirm_timeout
+        self._definition = definition
         connection = Connection(
             _over_py_amqp(url),
             ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
@@ -127,6 +131,10 @@ class RabbitMQClient(Client):
         )
 
     def _declare(self, session: Session, queue: str, queue_type: QueueType) -> None:
+        defined = self._definition(queue) if self._definition and queue_type is QueueType.FIFO else None
+        if defined is not None:
+            defined(session.channel).declare()
+            return
         # Exactly what Celery declares for a queue that its configuration does not name.
         arguments = {"x-max-priority": MAX_PRIORITY} if queue_type is QueueType.PRIORITY else None
         exchange = Exchange(queue, type="direct")
