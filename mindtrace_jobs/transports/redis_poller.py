@@ -209,15 +209,16 @@ class Poller(kombu_redis.MultiChannelPoller):
     # --- sockets
 
     def _watch(self, channel: LeasedChannel) -> None:
-        waiter = channel.waiter
-        ident = (channel, waiter, "CLAIM")
-        connection = waiter.connection
+        connection = channel.waiter.connection
+        # Kombu looks at the connection of what is registered while one is being closed, when a waiter's would open another.
+        wire = channel.waiter.wire
+        ident = (channel, wire, "CLAIM")
         if self._chan_to_sock.get(ident) is not connection._sock:
             self._chan_to_sock.pop(ident, None)
             for fileno, owner in list(self._fd_to_chan.items()):
                 if owner == (channel, "CLAIM"):
                     del self._fd_to_chan[fileno]
-            self._register(channel, waiter, "CLAIM")
+            self._register(channel, wire, "CLAIM")
 
     def forget(self, channel: LeasedChannel) -> None:
         """Watch a channel's sockets no longer."""

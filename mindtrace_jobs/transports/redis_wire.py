@@ -6,11 +6,12 @@ client, whose bookkeeping takes longer than the command.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -26,7 +27,7 @@ _PIECE = 1 << 14
 
 
 class Wire:
-    """One connection, connected when it is first used, and again after it broke. Safe for threads and forks.
+    """One connection, connected when it is first used, and again after it broke. Safe for threads, forks and signal handlers.
 
     Commands raise what redis-py raises: ``ConnectionError`` and ``TimeoutError`` when the connection is lost (a command
     may or may not have been done then; it is never repeated), ``ResponseError`` when the server refuses. A connection
@@ -48,7 +49,7 @@ class Wire:
         self._make = make
         self._connected = connected
         self._unasked = unasked
-        self._lock = threading.RLock()
+        self._lock: Any = threading.RLock()
         self._pid = os.getpid()
         self._owed: deque[_Posted] = deque()
         self.connection: Any = None
@@ -89,12 +90,13 @@ class Wire:
 
     def collect(self) -> None:
         """Read the results of what was posted, if they have arrived; while another thread uses this wire, nothing."""
-        if self._owed and self._exclusive().acquire(blocking=False):
+        lock = self._exclusive()
+        if self._owed and lock is self._lock and lock.acquire(blocking=False):
             try:
                 if self._owed and self.connection is not None and self._readable(self.connection):
                     self._settle(self.connection)
             finally:
-                self._lock.release()
+                lock.release()
 
     def scripts(self, calls: Sequence[tuple[Script, Sequence[Any]]]) -> list[Any]:
         """Run many scripts without keys in one round trip; what one of them raised is its result."""
@@ -125,10 +127,7 @@ class Wire:
     def close(self) -> None:
         """Close the connection. The next command connects again."""
         with self._exclusive():
-            if self._owed and self.connection is not None:
-                # With replies unread the system resets the connection, and the server may never see what was sent last.
-                self._settle(self.connection)
-            self._close()
+            self._part()
 
     def drop(self) -> None:
         """In a forked child: close the descriptor and tell the server nothing, the parent goes on using it."""
@@ -138,10 +137,24 @@ class Wire:
 
     # --- with the lock held
 
-    def _exclusive(self) -> threading.RLock:
+    def _exclusive(self) -> contextlib.AbstractContextManager[Any]:
         if self._pid != os.getpid():
             self.drop()
+        if self._lock._is_owned():
+            # Nothing here calls itself, so this is a signal handler that runs in the midst of a command.
+            return self._aside()
         return self._lock
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        """A connection for what a signal handler has to say: the other's next reply is the interrupted command's."""
+        interrupted = self.connection, self._owed
+        self.connection, self._owed = None, deque()
+        try:
+            yield
+        finally:
+            self._part()
+            self.connection, self._owed = interrupted
 
     def _ready(self) -> Any:
         connection = self.connection
@@ -168,6 +181,12 @@ class Wire:
     def _known(connection: Any) -> set[str]:
         known: set[str] = connection.mindtrace_known
         return known
+
+    def _part(self) -> None:
+        if self._owed and self.connection is not None:
+            # With replies unread the system resets the connection, and the server may never see what was sent last.
+            self._settle(self.connection)
+        self._close()
 
     def _close(self) -> None:
         connection, self.connection = self.connection, None
