@@ -7,6 +7,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from celery import signals
+from celery.concurrency.base import BasePool
 from celery.exceptions import (
     Ignore,
     Reject,
@@ -86,12 +87,30 @@ class JobRequest(Request):  # type: ignore[misc]
 
     # --- ends
 
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """End the job's process: the worker stops, or has lost its connection. Where there is none, the job goes on.
+
+        For threads and solo Celery raises an error, which would end the worker's loop, or the job itself. A greenlet it
+        would end, and then acknowledge the job as done.
+        """
+        if self._has_process(pool):
+            super().cancel(pool, signal, emit_retry)
+        else:
+            log.info("job %s cannot be stopped and runs to its end", self.id, extra=self._extra("cancel_job"))
+
+    @staticmethod
+    def _has_process(pool: Any) -> bool:
+        return getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job and not pool.is_green
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """The job failed for good, is to be retried, or lost its process."""
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
-        if isinstance(error, Retry | Ignore | Terminated | MemoryError) or self._stopping(error):
+        if self._stopped(error):
+            self._put_back()
+            return super().on_failure(exc_info, send_failed_event, return_ok)
+        if isinstance(error, Retry | Ignore | Terminated | MemoryError):
             return super().on_failure(exc_info, send_failed_event, return_ok)
         if isinstance(error, ProcessLostError | SystemExit | KeyboardInterrupt):
             return self._on_lost(exc_info, error, send_failed_event, return_ok)
@@ -102,11 +121,27 @@ class JobRequest(Request):  # type: ignore[misc]
             self._keep(reason, error)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
-    def _stopping(self, error: Any) -> bool:
-        """Whether the process went because the worker ends it: the message goes back as it is."""
-        return isinstance(error, ProcessLostError | SystemExit | KeyboardInterrupt) and (
+    def _stopped(self, error: Any) -> bool:
+        """Whether the process went because the worker ended it."""
+        return isinstance(error, ProcessLostError | Terminated | SystemExit | KeyboardInterrupt) and (
             state.should_terminate or self._already_cancelled or self._already_revoked
         )
+
+    def _put_back(self) -> None:
+        """The worker ended the process: the message goes back as it came, and this start does not count."""
+        if self.acknowledged:
+            return
+        # Else Celery would take a process that nobody cancelled for a revoked job's.
+        self._already_cancelled = True
+        if self._success_was_stored():
+            self.acknowledge()
+            return
+        try:
+            self.task.record_put_back(self._context, self.losses)
+        except Exception as failure:
+            log.error("job %s: not recorded as queued: %s", self.id, failure, extra=self._extra("record_status"))  # noqa: TRY400
+        self.reject(requeue=True)
+        log.info("job %s put back: its worker stops", self.id, extra=self._extra("put_back_job"))
 
     def _on_lost(self, exc_info: Any, error: Any, send_failed_event: bool, return_ok: bool) -> Any:
         losses = self.losses + 1

@@ -27,7 +27,7 @@ from mindtrace_jobs.errors import ConfigurationError, JobCancelledError, RejectJ
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobOutput, JobSchema
 from mindtrace_jobs.message import ATTEMPTS, TRACKED, _moment
 from mindtrace_jobs.results import AppResultStore, JobHandle
-from mindtrace_jobs.results.record import PROGRESS
+from mindtrace_jobs.results.record import PROGRESS, QUEUED
 from mindtrace_jobs.serializer.decoding import explain
 
 InT = TypeVar("InT", bound=JobInput)
@@ -276,6 +276,11 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         """Write a state of the running job to the result backend."""
         self.backend.store_result(job_id, value, state, request=self.request)
 
+    def record_put_back(self, request: Any, losses: int) -> None:
+        """Write that a job whose start was recorded waits again, its worker having stopped; that start does not count."""
+        if self._records(request) and self.started_attempts(request.id):
+            self.backend.store_result(request.id, {"attempts": losses}, QUEUED, request=request)
+
     def recorded_state(self, job_id: str) -> str:
         """The state in the result backend, as it is now."""
         return str(self.backend.get_task_meta(job_id, cache=False).get("status"))
@@ -289,7 +294,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             return None
         meta = self.backend.get_task_meta(job_id, cache=False)
         result = meta.get("result")
-        if meta.get("status") not in (_STARTED, PROGRESS) or not isinstance(result, dict):
+        if meta.get("status") not in (_STARTED, PROGRESS, QUEUED) or not isinstance(result, dict):
             return 0
         attempts = result.get("attempts", 1)
         return attempts if isinstance(attempts, int) else 1

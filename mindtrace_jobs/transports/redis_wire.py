@@ -137,7 +137,7 @@ class Wire:
 
     # --- with the lock held
 
-    def _exclusive(self) -> contextlib.AbstractContextManager[Any]:
+    def _exclusive(self) -> Any:
         if self._pid != os.getpid():
             self.drop()
         if self._lock._is_owned():

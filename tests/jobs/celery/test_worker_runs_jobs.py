@@ -38,7 +38,7 @@ def move(broker: Broker, source: str, target: str) -> None:
     delivery.acknowledge()
 
 
-@pytest.fixture(scope="module", params=["solo", "threads", "prefork"])
+@pytest.fixture(scope="module", params=["solo", "threads", "prefork", "gevent"])
 def worker(
     request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Worker]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -99,8 +100,9 @@ class Worker:
         broker: What it works on.
         folder: For its log.
         installed: Whether typed jobs are installed on the stack.
-        pool, concurrency, queues: As the command line's.
+        pool, concurrency, queues, prefetch: As the command line's.
         lease: Seconds, for ``install``.
+        settings: Celery settings for this worker alone.
     """
 
     def __init__(
@@ -114,6 +116,8 @@ class Worker:
         queues: tuple[str, ...] = QUEUES,
         lease: float = 60.0,
         app: str = "tests.jobs.celery.stack",
+        prefetch: int = 1,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.name = f"w{next(_numbers)}@{broker.kind}"
@@ -130,7 +134,9 @@ class Worker:
         command = [
             *(sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel=INFO", "-n", self.name),
             *("--pool", pool, "--concurrency", str(concurrency), "-Q", ",".join(queues)),
+            *("--prefetch-multiplier", str(prefetch)),
             *("--without-mingle", "--without-gossip", "--without-heartbeat"),
+            *(f"{name}={value}" for name, value in (settings or {}).items()),
         ]
         self.process = ServerProcess(self.name, command, folder=folder, log=self.log, env=environment)
 
@@ -147,6 +153,13 @@ class Worker:
 
     def wait_logged(self, text: str) -> None:
         wait_until(lambda: self.logged(text), f"{text!r} in the log of {self.name}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the main process alone, as a service manager does."""
+        os.kill(self.process.pid, number)
+
+    def wait_ended(self) -> None:
+        wait_until(lambda: not self.running, f"the end of {self.name}")
 
     def kill_main(self) -> None:
         """SIGKILL to the main process alone; its pool notices by itself."""
