@@ -38,7 +38,9 @@ class SummarySchema(JobSchema[SummaryInput, SummaryOutput]):
 class DeedInput(JobInput):
     """What a job is to do, and where to write that it began and that it ended."""
 
-    deed: Literal["work", "fail", "reject", "retry", "wrong output", "hang", "wait", "kill", "steps"] = "work"
+    deed: Literal[
+        "work", "fail", "reject", "retry", "wrong output", "hang", "wait", "block", "fork", "kill", "steps"
+    ] = "work"
     path: str = ""
     seconds: float = 0.0
 

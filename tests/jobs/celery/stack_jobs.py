@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +56,17 @@ def deed(input: DeedInput, context: JobContext) -> DeedOutput | None:  # noqa: A
             time.sleep(600)
         case "wait":
             wait_for(Path(input.path + ".go"), input.seconds)
+        case "block":
+            # In a greenlet pool nothing else runs meanwhile.
+            monkey = importlib.import_module("gevent.monkey")
+            wait_for(Path(input.path + ".go"), input.seconds, monkey.get_original("time", "sleep"))
+        case "fork":
+            subprocess.run([sys.executable, "-c", "pass"], check=True)
+            child = os.fork()
+            if child == 0:
+                note(input.path, "forked")
+                os._exit(0)
+            os.waitpid(child, 0)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "steps":
@@ -70,7 +85,7 @@ def note(path: str, line: str) -> None:
         os.close(descriptor)
 
 
-def wait_for(path: Path, at_most: float) -> None:
+def wait_for(path: Path, at_most: float, sleep: Callable[[float], object] = time.sleep) -> None:
     deadline = time.monotonic() + at_most
     while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+        sleep(0.01)
