@@ -17,27 +17,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mindtrace_jobs.celery.async_task import AsyncJobTask as AsyncJobTask
     from mindtrace_jobs.celery.cancelling import cancel as cancel
     from mindtrace_jobs.celery.canvas import typed_chain as typed_chain
     from mindtrace_jobs.celery.context import JobContext as JobContext
+    from mindtrace_jobs.celery.decorator import job_task as job_task
     from mindtrace_jobs.celery.errors import InvalidInputError as InvalidInputError
     from mindtrace_jobs.celery.errors import InvalidOutputError as InvalidOutputError
     from mindtrace_jobs.celery.installing import install as install
     from mindtrace_jobs.celery.task import JobTask as JobTask
-    from mindtrace_jobs.celery.task import job_task as job_task
 
 _HOME_OF = {
+    "AsyncJobTask": "async_task",
     "InvalidInputError": "errors",
     "InvalidOutputError": "errors",
     "JobContext": "context",
     "JobTask": "task",
     "cancel": "cancelling",
     "install": "installing",
-    "job_task": "task",
+    "job_task": "decorator",
     "typed_chain": "canvas",
 }
 
 __all__ = [
+    "AsyncJobTask",
     "InvalidInputError",
     "InvalidOutputError",
     "JobContext",

@@ -35,8 +35,8 @@ class _JobLog(logging.LoggerAdapter[logging.Logger]):
 class JobContext:
     """Given to a job function that has a parameter annotated with this class.
 
-    In a direct call, as in a unit test, nothing is recorded: ``JobContext(job)`` keeps the last progress in
-    ``last_progress`` and is never cancelled.
+    In a direct call, as in a unit test, and where the app keeps no results, nothing is recorded: ``JobContext(job)`` keeps
+    the last progress in ``last_progress`` and is never cancelled.
 
     Attributes:
         job: The job that runs.
@@ -58,6 +58,7 @@ class JobContext:
         retries: int = 0,
         losses: int = 0,
         queue: str = "",
+        request: Any = None,
     ) -> None:
         self.job = job
         self.retries = retries
@@ -65,6 +66,7 @@ class JobContext:
         self.queue = queue
         self.last_progress: Progress | None = None
         self._task = task
+        self._request = request
         self._losses = losses
         self._written = self._looked = float("-inf")
         self._cancelled = False
@@ -85,7 +87,7 @@ class JobContext:
         self._written = now
         # `attempts` for whoever has to tell how often the job was started, should this worker vanish.
         meta = {**self.last_progress.model_dump(), "attempts": self._losses + 1}
-        self._task.record(self.job.id, meta, PROGRESS)
+        self._task.record(self.job.id, meta, PROGRESS, self._request)
 
     @property
     def cancelled(self) -> bool:
@@ -104,3 +106,12 @@ class JobContext:
         """
         if self.cancelled:
             raise JobCancelledError(f"job {self.job.id} was cancelled", self.job.id)
+
+    def raise_if_asked(self) -> None:
+        """As ``raise_if_cancelled``, for who asks on the job's behalf: a result backend that fails is not its failure."""
+        try:
+            self.raise_if_cancelled()
+        except JobCancelledError:
+            raise
+        except Exception as error:
+            _log.warning("job %s: not known whether it is cancelled: %s", self.job.id, error, extra=self.log.extra)

@@ -37,8 +37,6 @@ def parameters_of(
     Raises:
         ConfigurationError: it takes something that a worker cannot give, or its types are not the schema's.
     """
-    if inspect.iscoroutinefunction(function):
-        raise ConfigurationError(f"{_name(function)} is a coroutine function; a Celery worker calls plain functions")
     listed = list(inspect.signature(function).parameters.values())[1 if bound else 0 :]
     hints = _hints(function)
     if not listed or listed[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):

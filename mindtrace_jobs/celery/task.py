@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import wraps
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from amqp.exceptions import PreconditionFailed
@@ -20,10 +22,11 @@ from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.arguments import holds_output, job_from
 from mindtrace_jobs.celery.context import CANCELLED, JobContext
 from mindtrace_jobs.celery.errors import InvalidInputError, InvalidOutputError
+from mindtrace_jobs.celery.event_loop import event_loop
 from mindtrace_jobs.celery.parameters import Parameters, parameters_of
 from mindtrace_jobs.celery.publish import CONFIRM_TIMEOUT, confirming_producer, exists_otherwise
 from mindtrace_jobs.clients import speaks_amqp
-from mindtrace_jobs.errors import ConfigurationError, JobCancelledError, RejectJob, RetryJob
+from mindtrace_jobs.errors import ConfigurationError, JobCancelledError, RetryJob
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobOutput, JobSchema
 from mindtrace_jobs.message import ATTEMPTS, TRACKED, _moment
 from mindtrace_jobs.results import AppResultStore, JobHandle
@@ -68,8 +71,17 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
     Request: Any = "mindtrace_jobs.celery.request:JobRequest"
     retry_backoff = True
 
+    #: The job function as it is written, if it is a coroutine function; ``run`` then waits for it.
+    _coroutine_function: Callable[..., Coroutine[Any, Any, Any]] | None = None
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        run = cls.__dict__.get("run")
+        if run is not None:
+            is_async = inspect.iscoroutinefunction(getattr(run, "__func__", run))
+            cls._coroutine_function = run if is_async else None
+            if is_async:
+                cls.run = _waiting(run)
         schema = cls.__dict__.get("schema")
         if schema is not None and cls.__dict__.get("name") is None:
             cls.name = schema_name(schema)
@@ -173,14 +185,21 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             job = job_from(args, {}, self.schema, None)
             filled = parameters.extras(job, JobContext(job))
             kwargs = {**{name: filled[name] for name in missing}, **kwargs}
+        if self._coroutine_function is not None:
+            return self._coroutine_function(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
     def _work(self, args: Any, kwargs: Any, request: Any) -> OutT:
         job = job_from(args, kwargs, self.schema, request.id)
         losses = request.get(ATTEMPTS) or 0
         info = request.delivery_info or {}
-        context = JobContext(
-            job, self, retries=request.retries or 0, losses=losses, queue=info.get("routing_key") or ""
+        context = request.job_context = JobContext(
+            job,
+            self if self._orchestrator.results.configured else None,
+            retries=request.retries or 0,
+            losses=losses,
+            queue=info.get("routing_key") or "",
+            request=request,
         )
         self._begin(request, losses)
         job.status, job.started_at = ExecutionStatus.RUNNING, _now()
@@ -263,7 +282,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
     def _parameters(self) -> Parameters:
         found = self.__dict__.get("_read_parameters")
         if found is None:
-            function: Any = getattr(self, "_orig_run", self.run)
+            function: Any = self._coroutine_function or getattr(self, "_orig_run", self.run)
             found = self._read_parameters = parameters_of(function, self.schema)
         return cast("Parameters", found)
 
@@ -272,9 +291,16 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
     def _records(self, request: Any) -> bool:
         return not (request.ignore_result or self.ignore_result) and AppResultStore(self.app).configured
 
-    def record(self, job_id: str, value: Any, state: str) -> None:
-        """Write a state of the running job to the result backend."""
-        self.backend.store_result(job_id, value, state, request=self.request)
+    def record(self, job_id: str, value: Any, state: str, request: Any = None) -> None:
+        """Write a state of the running job to the result backend.
+
+        Args:
+            job_id: The job.
+            value: Its result, or what belongs to the state.
+            state: Celery's name of it.
+            request: The job's, where this is not the thread that runs it.
+        """
+        self.backend.store_result(job_id, value, state, request=request or self.request)
 
     def record_put_back(self, request: Any, losses: int) -> None:
         """Write that a job whose start was recorded waits again, its worker having stopped; that start does not count."""
@@ -314,10 +340,32 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         return str(self._orchestrator.router.queue_for(self.name, self.schema.input_type()))
 
     def start_strategy(self, app: Any, consumer: Any, **kwargs: Any) -> Any:
-        """Let this task's requests in a worker reach the worker's consumer."""
+        """Let this task's requests in a worker reach the worker's consumer.
+
+        Raises:
+            ConfigurationError: the worker runs greenlets, and the task is a coroutine function.
+        """
+        if self._coroutine_function is not None and getattr(consumer.pool, "is_green", False):
+            raise ConfigurationError(
+                f"task {self.name!r} is a coroutine function, whose event loop needs a thread; greenlets have none: use "
+                "the pool threads, prefork or solo"
+            )
         base = symbol_by_name(type(self).Request)
         self.Request = type(base.__name__, (base,), {"consumer": consumer})
         return super().start_strategy(app, consumer, **kwargs)
+
+
+def _waiting(function: Any) -> Callable[..., Any]:
+    """A method ``run`` that runs a coroutine function to its end."""
+
+    @wraps(getattr(function, "__func__", function))
+    def run(self: JobTask[Any, Any], *args: Any, **kwargs: Any) -> Any:
+        assert self._coroutine_function is not None
+        context: JobContext | None = self.request.get("job_context")
+        stop = None if context is None else context.raise_if_asked
+        return event_loop().run(self._coroutine_function(*args, **kwargs), stop)
+
+    return run
 
 
 def _now() -> datetime:
@@ -341,54 +389,3 @@ def schema_name(schema: type[JobSchema[Any, Any]]) -> str:
             f"{schema.__name__} has no name of its own: a task needs a subclass of JobSchema with `name: str = '...'`"
         )
     return name
-
-
-def job_task(
-    app: Any,
-    schema: type[JobSchema[InT, OutT]],
-    *,
-    retry_on: Sequence[type[BaseException]] = (),
-    base: type[JobTask[Any, Any]] = JobTask,
-    **options: Any,
-) -> Callable[[Callable[..., OutT | None]], JobTask[InT, OutT]]:
-    """Make a typed function a Celery task that runs the jobs of a schema.
-
-    ::
-
-        @job_task(app, DetectionSchema, retry_on=(ConnectionError,), max_retries=5, time_limit=600)
-        def detect(input: DetectionInput, context: JobContext) -> DetectionOutput: ...
-
-    The input is validated before the function runs, and its output after. A parameter annotated ``Job`` gets the job,
-    one annotated ``JobContext`` the context; the function stays callable directly with the input alone.
-
-    A job that fails is retried for the errors in ``retry_on``, with exponential backoff and jitter, then dead-lettered.
-    Raise ``RetryJob`` to retry whatever ``retry_on`` says, ``RejectJob`` to dead-letter at once.
-
-    Args:
-        app: The Celery app; ``install(app)`` is called if it was not.
-        schema: Its name becomes the task's.
-        retry_on: Exceptions worth another try.
-        base: A subclass of JobTask with behaviour of your own.
-        options: Celery's task options: ``max_retries`` (default 3), ``retry_backoff`` (seconds or True),
-            ``retry_backoff_max``, ``retry_jitter``, ``time_limit``, ``soft_time_limit``, ``rate_limit``, ``bind``, ...
-
-    Raises:
-        ConfigurationError: the schema has no name, or the function's signature does not fit it.
-    """
-    name = schema_name(schema)
-    if installation.find(app) is None:
-        from mindtrace_jobs.celery.installing import install
-
-        install(app)
-    if retry_on:
-        options["autoretry_for"] = tuple(retry_on)
-    options["dont_autoretry_for"] = (*options.get("dont_autoretry_for", ()), RejectJob, RetryJob, JobCancelledError)
-    # Other apps of the process need not have it.
-    options.setdefault("shared", False)
-
-    def decorate(function: Callable[..., OutT | None]) -> JobTask[InT, OutT]:
-        found = parameters_of(function, schema, bound=bool(options.get("bind")))
-        made = app.task(name=name, base=base, schema=schema, _read_parameters=found, **options)(function)
-        return cast("JobTask[InT, OutT]", made)
-
-    return decorate

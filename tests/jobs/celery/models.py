@@ -51,3 +51,22 @@ class DeedOutput(JobOutput):
 
 class DeedSchema(JobSchema[DeedInput, DeedOutput]):
     name: str = "stack_deed_detection"
+
+
+class AwaitInput(JobInput):
+    """What a coroutine is to do, and where to write that it was cleaned up after."""
+
+    act: Literal["meet", "report", "hang", "give up", "retry"]
+    path: str = ""
+    #: Who meets waits until so many are there.
+    people: int = 1
+
+
+class AwaitOutput(JobOutput):
+    text: str
+    #: The process and its event loop.
+    loop: str
+
+
+class AwaitSchema(JobSchema[AwaitInput, AwaitOutput]):
+    name: str = "stack_await_detection"

@@ -73,6 +73,19 @@ def test_a_test_may_bring_its_own_context(summarize: Any) -> None:
     assert context.last_progress.current == 1
 
 
+def test_progress_is_reported_to_nobody_where_no_results_are_kept(memory_url: str) -> None:
+    app = Celery("resultless", broker=memory_url, set_as_current=False)
+    install(app)
+
+    @job_task(app, Summary)
+    def summarize(input: SummaryInput, context: JobContext) -> SummaryOutput:  # noqa: A002
+        context.progress(1, 2)
+        return SummaryOutput(text=f"{context.last_progress} {context.cancelled}")
+
+    text = summarize.apply(args=[SummaryInput(labels=[])]).get().text
+    assert text == "current=1.0 total=2.0 message='' False"
+
+
 def test_log_records_name_the_job(summarize: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         summarize.apply(args=[SummaryInput(labels=[])], task_id="the-id")
@@ -163,12 +176,6 @@ def test_signatures_that_a_worker_cannot_serve_are_refused_when_they_are_defined
 
         @job_task(app, DetectionSchema)  # type: ignore[arg-type]
         def returns(input: DetectionInput) -> SummaryOutput:  # noqa: A002
-            raise NotImplementedError
-
-    with pytest.raises(ConfigurationError, match="coroutine"):
-
-        @job_task(app, DetectionSchema)  # type: ignore[arg-type]
-        async def later(input: DetectionInput) -> DetectionOutput:  # noqa: A002
             raise NotImplementedError
 
     with pytest.raises(ConfigurationError, match="no name"):

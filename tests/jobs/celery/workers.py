@@ -120,6 +120,7 @@ class Worker:
         settings: Mapping[str, object] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.pool = pool
         self.name = f"w{next(_numbers)}@{broker.kind}"
         self.log = folder / "worker.log"
         environment = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mindtrace_jobs import ExecutionStatus, Job, JobInput, JobOutput, JobRouter, JobSchema
+from mindtrace_jobs.celery import job_task
 
 
 class DetectionInput(JobInput):
@@ -69,3 +72,22 @@ JobRouter(types={str: "strings"})  # error
 JobRouter(rules=[("*", 5)])  # error
 JobRouter().route(5)  # error
 final: str = ExecutionStatus.QUEUED.final  # error
+
+app: Any = None
+
+
+def detected(value: DetectionInput) -> DetectionOutput:
+    return DetectionOutput(objects=[])
+
+
+def sized(value: DetectionInput) -> OtherOutput:
+    return OtherOutput(size=1)
+
+
+async def sized_later(value: DetectionInput) -> OtherOutput:
+    return OtherOutput(size=1)
+
+
+job_task(app, DetectionSchema)(sized)  # error
+job_task(app, DetectionSchema)(sized_later)  # error
+job_task(app, DetectionSchema)(detected).submit(OtherInput(path="x"))  # error

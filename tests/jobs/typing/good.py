@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, assert_type
 
 from mindtrace_jobs import ExecutionStatus, Job, JobInput, JobOutput, JobRouter, JobSchema, RetryPolicy, register_model
+from mindtrace_jobs.celery import AsyncJobTask, JobTask, job_task
 from mindtrace_jobs.message import decode, encode
 
 
@@ -84,3 +85,26 @@ router = JobRouter(types={DetectionInput: "images"})
 queue: str = router.route(job)
 seconds: float = RetryPolicy(max_retries=1).delay(0)
 register_model(DetectionInput, "typing.detection")
+
+app: Any = None
+
+
+@job_task(app, DetectionSchema, max_retries=5)
+def detect(value: DetectionInput) -> DetectionOutput | None:
+    return process(value)
+
+
+@job_task(app, DetectionSchema)
+async def detect_later(value: DetectionInput) -> DetectionOutput:
+    return process(value)
+
+
+assert_type(detect, JobTask[DetectionInput, DetectionOutput])
+assert_type(detect(schema.input), DetectionOutput)
+assert_type(detect.submit(schema.input).result(), DetectionOutput | None)
+assert_type(detect_later, AsyncJobTask[DetectionInput, DetectionOutput])
+assert_type(detect_later.submit(job).result(), DetectionOutput | None)
+
+
+async def call() -> DetectionOutput:
+    return await detect_later(schema.input)
