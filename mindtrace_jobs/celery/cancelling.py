@@ -18,7 +18,8 @@ def cancel(app: Any, job_id: str, *, terminate: bool = False) -> bool:
     Args:
         app: The Celery app, installed.
         job_id: The job, submitted or published in any way.
-        terminate: End the process of a running job by SIGTERM, if the worker's pool is prefork.
+        terminate: End a running job by SIGTERM to its process in a prefork pool, or by killing its greenlet in one of
+            gevent. Threads can't be ended: there this makes no difference.
 
     Returns:
         Whether the job had not ended yet.

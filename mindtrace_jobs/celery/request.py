@@ -93,14 +93,22 @@ class JobRequest(Request):  # type: ignore[misc]
         For threads and solo Celery raises an error, which would end the worker's loop, or the job itself. A greenlet it
         would end, and then acknowledge the job as done.
         """
-        if self._has_process(pool):
+        if self._can_be_ended(pool) and not pool.is_green:
             super().cancel(pool, signal, emit_retry)
         else:
-            log.info("job %s cannot be stopped and runs to its end", self.id, extra=self._extra("cancel_job"))
+            log.info("job %s cannot be ended and runs on", self.id, extra=self._extra("cancel_job"))
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """End a job that is cancelled, where that is possible; else it ends when it asks whether it is.
+
+        For threads Celery raises an error, and a job that is about to start would be held for ever.
+        """
+        if self._can_be_ended(pool):
+            super().terminate(pool, signal)
 
     @staticmethod
-    def _has_process(pool: Any) -> bool:
-        return getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job and not pool.is_green
+    def _can_be_ended(pool: Any) -> bool:
+        return getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """The job failed for good, is to be retried, or lost its process."""
@@ -110,7 +118,7 @@ class JobRequest(Request):  # type: ignore[misc]
         if self._stopped(error):
             self._put_back()
             return super().on_failure(exc_info, send_failed_event, return_ok)
-        if isinstance(error, Retry | Ignore | Terminated | MemoryError):
+        if isinstance(error, Retry | Ignore | MemoryError):
             return super().on_failure(exc_info, send_failed_event, return_ok)
         if isinstance(error, ProcessLostError | SystemExit | KeyboardInterrupt):
             return self._on_lost(exc_info, error, send_failed_event, return_ok)
@@ -122,15 +130,16 @@ class JobRequest(Request):  # type: ignore[misc]
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _stopped(self, error: Any) -> bool:
-        """Whether the process went because the worker ended it."""
-        return isinstance(error, ProcessLostError | Terminated | SystemExit | KeyboardInterrupt) and (
-            state.should_terminate or self._already_cancelled or self._already_revoked
+        """Whether the process went because the worker ended it: for this job, for another it had run before, for all."""
+        return isinstance(error, Terminated) or (
+            isinstance(error, ProcessLostError | SystemExit | KeyboardInterrupt)
+            and (state.should_terminate or self._already_cancelled or self._already_revoked)
         )
 
     def _put_back(self) -> None:
         """The worker ended the process: the message goes back as it came, and this start does not count."""
         if self.acknowledged:
-            return
+            return  # cancelled, and recorded so
         # Else Celery would take a process that nobody cancelled for a revoked job's.
         self._already_cancelled = True
         if self._success_was_stored():
@@ -141,7 +150,7 @@ class JobRequest(Request):  # type: ignore[misc]
         except Exception as failure:
             log.error("job %s: not recorded as queued: %s", self.id, failure, extra=self._extra("record_status"))  # noqa: TRY400
         self.reject(requeue=True)
-        log.info("job %s put back: its worker stops", self.id, extra=self._extra("put_back_job"))
+        log.info("job %s put back: its process was ended", self.id, extra=self._extra("put_back_job"))
 
     def _on_lost(self, exc_info: Any, error: Any, send_failed_event: bool, return_ok: bool) -> Any:
         losses = self.losses + 1

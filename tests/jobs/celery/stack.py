@@ -7,10 +7,13 @@ after.
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 from celery import Celery
 from celery.worker.consumer import Consumer
+from celery.worker.control import control_command
+from celery.worker.state import active_requests
 
 INSTALLED = os.environ.get("STACK_INSTALLED", "yes") == "yes"
 
@@ -59,6 +62,13 @@ def total(numbers: list[float]) -> float:
 @app.task(name="stack.kinds", shared=False)  # type: ignore[untyped-decorator]
 def kinds(values: list[Any]) -> list[str]:
     return sorted(type(value).__name__ for value in values)
+
+
+@control_command(args=[("job_id", str)], name="end_process_of")  # type: ignore[untyped-decorator]
+def end_process_of(state: Any, job_id: str) -> None:
+    """What terminating a job does to another that the process has begun meanwhile."""
+    (request,) = [request for request in active_requests if request.id == job_id]
+    state.consumer.pool.terminate_job(request.worker_pid, signal.SIGTERM)
 
 
 if INSTALLED:

@@ -97,7 +97,7 @@ def test_a_soft_shutdown_waits_for_short_jobs_and_gives_back_the_others(
     else:
         # Threads go on with what was prefetched, and cannot be stopped: the worker ends with the last of them.
         wait_until(work.paths[2].exists, "the third job's begin")
-        worker.wait_logged("runs to its end")
+        worker.wait_logged("cannot be ended and runs on")
         end(work.long)
         end(work.paths[2])
         worker.wait_ended()
@@ -122,7 +122,7 @@ def test_a_cold_shutdown_gives_back_what_it_can_stop(
         worker.wait_logged("Hitting Ctrl+C again will initiate cold shutdown")
     worker.signal(number)
     if pool == "threads":
-        worker.wait_logged("runs to its end")
+        worker.wait_logged("cannot be ended and runs on")
         end(work.short)
         end(work.long)
     worker.wait_ended()
@@ -139,7 +139,7 @@ def test_a_cold_shutdown_lets_a_solo_workers_job_end(
     worker = start_worker(queues=("cold_solo_jobs",))
     wait_until(path.exists, "the job's begin")
     worker.signal(signal.SIGQUIT)
-    worker.wait_logged("runs to its end")
+    worker.wait_logged("cannot be ended and runs on")
     end(path)
     assert handle.result(PATIENCE) == DeedOutput(attempt=1)
     assert lines(path) == DONE

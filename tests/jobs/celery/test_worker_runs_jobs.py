@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mindtrace_jobs import ExecutionStatus, Job, JobFailedError
+from mindtrace_jobs import ExecutionStatus, Job, JobCancelledError, JobFailedError
 from mindtrace_jobs.celery import InvalidInputError, cancel
 from tests.jobs.celery.models import (
     DeedInput,
@@ -28,6 +28,12 @@ from tests.jobs.servers import wait_until
 
 PATIENCE = 30.0
 TAKEN = datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
+
+
+def held(broker: Broker, worker: Worker) -> int:
+    """How many jobs a worker says it holds."""
+    inspect = broker.app.control.inspect(destination=[worker.name], timeout=PATIENCE, limit=1)
+    return sum(len(found[worker.name]) for found in (inspect.active(), inspect.reserved()))
 
 
 def move(broker: Broker, source: str, target: str) -> None:
@@ -131,6 +137,60 @@ def test_a_job_cancelled_while_it_waits_is_not_run(worker: Worker, broker: Broke
     worker.wait_logged(f"{handle.id}] ignored")
     assert Path(path).read_text().splitlines() == ["begin 1", "end 1"]
     assert handle.status() is ExecutionStatus.CANCELLED
+
+
+@pytest.mark.parametrize("worker", ["prefork", "gevent"], indirect=True)
+def test_a_running_job_is_ended_where_it_is(worker: Worker, broker: Broker, tmp_path: Path) -> None:
+    path = tmp_path / "deeds"
+    handle = broker.orchestrator.submit(Job(payload=DeedSchema(input=DeedInput(deed="hang", path=str(path)))))
+    wait_until(path.exists, "the job's begin")
+    assert cancel(broker.app, handle.id, terminate=True)
+    with pytest.raises(JobCancelledError):
+        handle.result(PATIENCE)
+    # It is not run again, as it would be if its worker had been lost, and takes nobody's place.
+    after = [broker.orchestrator.submit(Job(payload=DeedSchema(input=DeedInput()))) for _ in range(4)]
+    assert [one.result(PATIENCE) for one in after] == [DeedOutput(attempt=1)] * 4
+    assert path.read_text().splitlines() == ["begin 1"]
+    assert handle.status() is ExecutionStatus.CANCELLED
+    assert handle.id not in [letter.id for letter in broker.orchestrator.dead_letters.list("detection_jobs")]
+    wait_until(lambda: held(broker, worker) == 0, "nothing held")
+
+
+@pytest.mark.parametrize("worker", ["prefork"], indirect=True)
+def test_a_job_whose_process_is_ended_on_account_of_another_is_run_again(
+    worker: Worker, broker: Broker, tmp_path: Path
+) -> None:
+    path = tmp_path / "deeds"
+    deed = DeedInput(deed="wait", path=str(path), seconds=PATIENCE)
+    handle = broker.orchestrator.submit(Job(payload=DeedSchema(input=deed)))
+    wait_until(path.exists, "the job's begin")
+    broker.app.control.broadcast("end_process_of", arguments={"job_id": handle.id}, destination=[worker.name])
+    wait_until(lambda: path.read_text().splitlines() == ["begin 1"] * 2, "its second begin")
+    path.with_name("deeds.go").touch()
+    assert handle.result(PATIENCE) == DeedOutput(attempt=1)
+
+
+def test_jobs_of_threads_that_cannot_be_ended_hold_up_no_others(
+    broker: Broker, start_worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    worker = start_worker(pool="threads", prefetch=2, queues=("thread_jobs",))
+    first, second = tmp_path / "first", tmp_path / "second"
+    running, prefetched = (
+        broker.orchestrator.submit(
+            Job(payload=DeedSchema(input=DeedInput(deed="wait", path=str(path), seconds=PATIENCE))), queue="thread_jobs"
+        )
+        for path in (first, second)
+    )
+    wait_until(first.exists, "the first job's begin")
+    worker.wait_logged(f"{prefetched.id}] received")
+    for handle in (running, prefetched):
+        assert cancel(broker.app, handle.id, terminate=True)
+        worker.wait_logged(f"Terminating {handle.id}")
+    first.with_name("first.go").touch()
+    assert running.result(PATIENCE) == DeedOutput(attempt=1)
+    worker.wait_logged(f"{prefetched.id}] ignored")
+    assert prefetched.status() is ExecutionStatus.CANCELLED
+    assert not second.exists()
 
 
 def test_the_worker_forgets_nothing_at_a_warm_shutdown(
