@@ -39,7 +39,7 @@ class DeedInput(JobInput):
     """What a job is to do, and where to write that it began and that it ended."""
 
     deed: Literal[
-        "work", "fail", "reject", "retry", "wrong output", "hang", "wait", "block", "fork", "kill", "steps"
+        "work", "fail", "reject", "retry", "wrong output", "hang", "wait", "block", "fork", "kill", "steps", "catch"
     ] = "work"
     path: str = ""
     seconds: float = 0.0

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from mindtrace_jobs import Job, RejectJob, RetryJob
 from mindtrace_jobs.celery import JobContext, job_task
 from tests.jobs.celery.models import (
@@ -54,6 +56,11 @@ def deed(input: DeedInput, context: JobContext) -> DeedOutput | None:  # noqa: A
             return DetectionOutput(labels=[])  # type: ignore[return-value]
         case "hang":
             time.sleep(600)
+        case "catch":
+            try:
+                time.sleep(600)
+            except SoftTimeLimitExceeded:
+                note(input.path, "time is up")
         case "wait":
             wait_for(Path(input.path + ".go"), input.seconds)
         case "block":

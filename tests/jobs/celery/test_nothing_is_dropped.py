@@ -14,7 +14,7 @@ import pytest
 from mindtrace_jobs import ExecutionStatus, Job, JobFailedError
 from mindtrace_jobs._serializer_entry import CONTENT_TYPE
 from mindtrace_jobs.message import encode
-from tests.jobs.celery.models import DeedInput, DeedSchema, DetectionInput, DetectionSchema
+from tests.jobs.celery.models import DeedInput, DeedOutput, DeedSchema, DetectionInput, DetectionSchema
 from tests.jobs.celery.workers import Broker, Worker
 from tests.jobs.servers import wait_until
 
@@ -189,17 +189,29 @@ def test_an_expired_job_is_kept(worker: Worker, broker: Broker) -> None:
     assert letter(broker, job.id).reason == "expired"
 
 
-def test_a_job_over_its_time_limit_is_kept(worker: Worker, broker: Broker) -> None:
-    sent = broker.app.send_task(
-        "stack_deed_detection",
-        args=[Job(payload=DeedSchema(input=DeedInput(deed="hang")))],
-        serializer="pydantic",
-        time_limit=1,
-        queue=QUEUE,
+def send_limited(broker: Broker, deed: DeedInput, **limits: float) -> Any:
+    job = Job(payload=DeedSchema(input=deed))
+    return broker.app.send_task(
+        "stack_deed_detection", args=[job], serializer="pydantic", queue=QUEUE, task_id=job.id, **limits
     )
-    assert letter(broker, sent.id).reason == "time-limit"
+
+
+@pytest.mark.parametrize(
+    ("limit", "error_type"), [("time_limit", "TimeLimitExceeded"), ("soft_time_limit", "SoftTimeLimitExceeded")]
+)
+def test_a_job_over_its_time_limit_is_kept(limit: str, error_type: str, worker: Worker, broker: Broker) -> None:
+    sent = send_limited(broker, DeedInput(deed="hang"), **{limit: 1})
+    found = letter(broker, sent.id)
+    assert (found.reason, found.error_type) == ("time-limit", error_type)
     wait_until(lambda: sent.state == "FAILURE", "the recorded failure")
-    assert type(sent.result).__name__ == "TimeLimitExceeded"
+    assert type(sent.result).__name__ == error_type
+
+
+def test_a_job_may_catch_its_soft_time_limit_and_end_well(worker: Worker, broker: Broker, tmp_path: Any) -> None:
+    path = tmp_path / "deeds"
+    sent = send_limited(broker, DeedInput(deed="catch", path=str(path)), soft_time_limit=1)
+    assert sent.get(timeout=30) == DeedOutput(attempt=1)
+    assert path.read_text().splitlines() == ["begin 1", "time is up", "end 1"]
 
 
 def test_a_kept_job_is_replayed_as_it_was(worker: Worker, broker: Broker, tmp_path: Any) -> None:

@@ -209,3 +209,22 @@ def test_the_worker_forgets_nothing_at_a_warm_shutdown(
     start_worker(pool="prefork", queues=("warm_jobs",))
     assert [handle.result(PATIENCE) for handle in handles] == [DeedOutput(attempt=1)] * 4
     assert path.read_text().splitlines() == ["begin 1", "end 1"] * 4
+
+
+def test_a_job_held_for_its_rate_limit_goes_back_when_the_worker_stops(
+    broker: Broker, start_worker: Callable[..., Worker]
+) -> None:
+    worker = start_worker(pool="threads", prefetch=2, queues=("limited_jobs",))
+    broker.app.control.rate_limit(
+        "stack_deed_detection", "1/h", destination=[worker.name], reply=True, timeout=PATIENCE
+    )
+    done, held = (
+        broker.orchestrator.submit(Job(payload=DeedSchema(input=DeedInput())), queue="limited_jobs") for _ in range(2)
+    )
+    assert done.result(PATIENCE) == DeedOutput(attempt=1)
+    worker.wait_logged(f"{held.id}] received")
+    worker.stop()
+    assert held.status() is ExecutionStatus.QUEUED
+    assert broker.orchestrator.queue_status("limited_jobs") == 1
+    start_worker(pool="threads", queues=("limited_jobs",))
+    assert held.result(PATIENCE) == DeedOutput(attempt=1)
