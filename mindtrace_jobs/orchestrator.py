@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -31,6 +30,7 @@ from mindtrace_jobs.results import AppResultStore, JobHandle, JobRecord, ResultS
 from mindtrace_jobs.retry import RetryPolicy
 from mindtrace_jobs.routing import AppRouter, JobRouter
 from mindtrace_jobs.settle import Settlement
+from mindtrace_jobs.signals import Publication
 
 SchemaT = TypeVar("SchemaT", bound=JobSchema[Any, Any])
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
@@ -231,11 +231,12 @@ class Orchestrator:
         """
         jobs = list(jobs)
         messages = [self._encode(job) for job in jobs]
-        for job, message in zip(jobs, messages, strict=True):
-            _signal("before_task_publish", job, message, "", queue)
+        publications = [Publication(job, message, "", queue) for job, message in zip(jobs, messages, strict=True)]
+        for publication in publications:
+            publication.before()
         self.client.publish_many(messages, queue)
-        for job, message in zip(jobs, messages, strict=True):
-            _signal("after_task_publish", job, message, "", queue)
+        for publication in publications:
+            publication.after()
         return [job.id for job in jobs]
 
     def submit(
@@ -441,16 +442,16 @@ class Orchestrator:
             self.intake.record(lambda: self.results.requeue(job_id, message.headers.get("task")))
 
     def _publish(self, job: Job[Any], message: wire.Message, queue: str, exchange: str, routing_key: str) -> None:
-        key = routing_key if exchange else queue
-        _signal("before_task_publish", job, message, exchange, key)
+        publication = Publication(job, message, exchange, routing_key if exchange else queue)
+        publication.before()
         eta = wire.due(message.headers)
         delay = (eta - datetime.now(UTC)).total_seconds() if eta else 0.0
         if exchange:
             # An exchange hands on at once; whoever takes the job sees its ETA and puts it back to wait.
-            self.client.publish(message, exchange=exchange, routing_key=routing_key)
+            publication.run(self.client.publish, message, exchange=exchange, routing_key=routing_key)
         else:
-            self.client.publish(message, queue=queue, delay=delay)
-        _signal("after_task_publish", job, message, exchange, key)
+            publication.run(self.client.publish, message, queue=queue, delay=delay)
+        publication.after()
 
 
 @contextmanager
@@ -470,21 +471,3 @@ def _choice(kind: type[ChoiceT], value: Any, argument: str) -> ChoiceT:
         return kind(value)
     except ValueError as error:
         raise ConfigurationError(f"{argument} is {value!r:.40}; it is one of {', '.join(kind)}") from error
-
-
-def _signal(name: str, job: Job[Any], message: wire.Message, exchange: str, routing_key: str) -> None:
-    """Fire Celery's publish signal, for instrumentation such as OpenTelemetry's; receivers may add headers."""
-    signals = sys.modules.get("celery.signals")
-    if signals is None:  # nobody can have connected a receiver
-        return
-    extra: dict[str, Any] = {}
-    if name == "before_task_publish":
-        extra = {"declare": [], "properties": message.properties, "retry_policy": {}}
-    getattr(signals, name).send(
-        sender=job.payload.name,
-        body=((job,), {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
-        exchange=exchange,
-        routing_key=routing_key,
-        headers=message.headers,
-        **extra,
-    )
