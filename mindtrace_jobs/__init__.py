@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from mindtrace_jobs.jobs import JobInput as JobInput
     from mindtrace_jobs.jobs import JobOutput as JobOutput
     from mindtrace_jobs.jobs import JobSchema as JobSchema
+    from mindtrace_jobs.logs import JobLogFilter as JobLogFilter
     from mindtrace_jobs.orchestrator import Orchestrator as Orchestrator
     from mindtrace_jobs.registry import register_model as register_model
     from mindtrace_jobs.results import JobHandle as JobHandle
@@ -88,6 +89,7 @@ _HOMES = {
         "UnsupportedError",
     ],
     "mindtrace_jobs.jobs": ["BackendType", "ExecutionStatus", "Job", "JobInput", "JobOutput", "JobSchema"],
+    "mindtrace_jobs.logs": ["JobLogFilter"],
     "mindtrace_jobs.orchestrator": ["Orchestrator"],
     "mindtrace_jobs.registry": ["register_model"],
     "mindtrace_jobs.results": ["JobHandle", "JobRecord"],
@@ -116,6 +118,7 @@ __all__ = [
     "JobFailedError",
     "JobHandle",
     "JobInput",
+    "JobLogFilter",
     "JobNotFoundError",
     "JobOutput",
     "JobRecord",

@@ -15,6 +15,7 @@ from mindtrace_jobs.clients import Delivery, Source, is_dead_letter_queue
 from mindtrace_jobs.errors import BrokerUnavailableError, ClosedError, ConfigurationError, DecodeError, JobsError
 from mindtrace_jobs.intake import Taken
 from mindtrace_jobs.jobs import Job, JobOutput, JobSchema
+from mindtrace_jobs.logs import running
 from mindtrace_jobs.orchestrator import Orchestrator
 from mindtrace_jobs.retry import RetryPolicy
 from mindtrace_jobs.settle import set_output
@@ -172,7 +173,8 @@ class Consumer(Generic[SchemaT]):
             raise
         except JobsError as error:
             # The broker delivers it again; whatever was done may be done twice.
-            log.warning("job not settled, it will run again: %s", error, extra={"action": "lose_delivery"})
+            extra = {"action": "lose_delivery", **delivery.log_fields}
+            log.warning("job not settled, it will run again: %s", error, extra=extra)
             self._give_back(delivery)
             # What the broker refuses now it may refuse again at once.
             self._stopping.wait(_REFUSED_PAUSE)
@@ -193,9 +195,10 @@ class Consumer(Generic[SchemaT]):
         if not settlement.begin(taken):
             return
         try:
-            set_output(taken, self.run(taken.job))
+            with running(taken.log_fields):
+                set_output(taken, self.run(taken.job))
         except (Exception, SystemExit) as error:  # a script run as a handler exits, and is no reason to end the loop
-            log.debug("job %s raised", taken.job.id, exc_info=True)
+            log.debug("job %s raised", taken.job.id, exc_info=True, extra={"action": "run_job", **taken.log_fields})
             settlement.fail(taken, error, self.retry)
         else:
             settlement.complete(taken)

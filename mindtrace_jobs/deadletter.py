@@ -25,6 +25,7 @@ from mindtrace_jobs.errors import (
     summary,
 )
 from mindtrace_jobs.jobs import Job
+from mindtrace_jobs.logs import message_fields
 from mindtrace_jobs.message import ATTEMPTS, DEAD_LETTER, Message, decode
 from mindtrace_jobs.results import worker_name
 
@@ -163,11 +164,9 @@ class DeadLetters:
             text,
             extra={
                 "action": "dead_letter_job",
-                "job_id": headers.get("id"),
-                "job_name": headers.get("task"),
-                "queue": queue,
                 "reason": str(reason),
-                "attempt": attempts,
+                # Whoever lost its worker began as often; all others are on the attempt after those.
+                **message_fields(headers, queue, attempts - 1 if reason is Reason.WORKER_LOST else attempts),
             },
         )
 

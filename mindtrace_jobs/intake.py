@@ -7,6 +7,7 @@ cancelled is acknowledged and skipped; one that is not yet due goes back to wait
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ from mindtrace_jobs.clients import Client, Delivery
 from mindtrace_jobs.deadletter import DeadLetters, Reason, reason_for
 from mindtrace_jobs.errors import DecodeError, JobsError, summary
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobSchema
+from mindtrace_jobs.logs import job_fields
 from mindtrace_jobs.message import ATTEMPTS, TRACKED, Message, decode, due
 from mindtrace_jobs.results import ResultStore
 from mindtrace_jobs.retry import RetryPolicy
@@ -37,6 +39,11 @@ class Taken:
     def starts(self) -> int:
         """How often work on it began, this time included: after failures and after lost workers."""
         return self.attempts + self.retries + 1
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """``extra`` of log records about it."""
+        return job_fields(self.job.id, self.job.payload.name, self.delivery.queue, self.starts)
 
     @property
     def retries(self) -> int:
@@ -88,31 +95,31 @@ class Intake:
             self._postpone(delivery, delivery.message, wait)
             return None
         tracked = self._results.configured and (self._track or bool(headers.get(TRACKED)))
-        if tracked and not self._results.on_broker and self._cancelled(job.id):
-            self.skip(delivery, job)
+        taken = Taken(job, delivery, tracked, delivery.attempts)
+        if tracked and not self._results.on_broker and self._cancelled(taken):
+            self.skip(taken)
             return None
         if expires is not None and expires < now and not delivery.dead:
             self.bury(delivery, Reason.EXPIRED, f"expired at {expires.isoformat()}")
             return None
-        attempts = delivery.attempts
         if policy is not None:
             known = self._attempts(delivery, job.id, tracked)
             if known is None:
                 return None
-            attempts = known
-            if attempts >= policy.max_worker_losses:
+            taken.attempts = known
+            if known >= policy.max_worker_losses:
                 self.bury(
                     delivery,
                     Reason.WORKER_LOST,
-                    f"its worker vanished {attempts} times while running it (killed, out of memory, lost its lease)",
+                    f"its worker vanished {known} times while running it (killed, out of memory, lost its lease)",
                 )
                 return None
-        return Taken(job, delivery, tracked, attempts)
+        return taken
 
-    def skip(self, delivery: Delivery, job: Job[Any]) -> None:
+    def skip(self, taken: Taken) -> None:
         """Remove a job that was cancelled while it waited."""
-        delivery.acknowledge()
-        log.info("job %s was cancelled: skipped", job.id, extra={"action": "skip_job", "job_id": job.id})
+        taken.delivery.acknowledge()
+        log.info("job %s was cancelled: skipped", taken.job.id, extra={"action": "skip_job", **taken.log_fields})
 
     def refuse(self, delivery: Delivery, error: DecodeError) -> None:
         """Keep what cannot be read where it can be looked at."""
@@ -130,20 +137,29 @@ class Intake:
             return
         if isinstance(job_id, str) and self._results.configured and (self._track or headers.get(TRACKED)):
             failure = error if isinstance(error, BaseException) else JobsError(error)
-            self.record(lambda: self._results.fail(job_id, headers.get("task"), failure, f"{reason}: {summary(error)}"))
+            self.record(
+                lambda: self._results.fail(job_id, headers.get("task"), failure, f"{reason}: {summary(error)}"),
+                delivery.log_fields,
+            )
 
-    def record(self, write: Any) -> None:
-        """Write to the result backend; its failure is logged and stops no job."""
+    def record(self, write: Callable[[], object], about: Mapping[str, Any]) -> None:
+        """Write to the result backend; its failure is logged, with the fields ``about`` the job, and stops none."""
         try:
             write()
         except JobsError as error:
-            log.error("a job's status could not be recorded: %s", error, extra={"action": "record_status"})  # noqa: TRY400
+            log.error("a job's status could not be recorded: %s", error, extra={"action": "record_status", **about})  # noqa: TRY400
 
-    def _cancelled(self, job_id: str) -> bool:
+    def _cancelled(self, taken: Taken) -> bool:
+        job_id = taken.job.id
         try:
             record = self._results.find(job_id)
         except JobsError as error:
-            log.warning("cannot tell whether job %s is cancelled: %s", job_id, error, extra={"action": "check_cancel"})
+            log.warning(
+                "cannot tell whether job %s is cancelled: %s",
+                job_id,
+                error,
+                extra={"action": "check_cancel", **taken.log_fields},
+            )
             return False
         return record is not None and record.status is ExecutionStatus.CANCELLED
 

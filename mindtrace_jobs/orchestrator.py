@@ -26,6 +26,7 @@ from mindtrace_jobs.deadletter import DeadLetters
 from mindtrace_jobs.errors import ConfigurationError, EncodeError, JobsError
 from mindtrace_jobs.intake import Intake, Taken
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobSchema, OutputT
+from mindtrace_jobs.logs import message_fields
 from mindtrace_jobs.results import AppResultStore, JobHandle, JobRecord, ResultStore, output_of
 from mindtrace_jobs.retry import RetryPolicy
 from mindtrace_jobs.routing import AppRouter, JobRouter
@@ -269,7 +270,7 @@ class Orchestrator:
             self._publish(job, message, target, "", "")
         except JobsError:
             if tracked:
-                self.intake.record(lambda: self.results.forget(job.id))
+                self.intake.record(lambda: self.results.forget(job.id), message_fields(message.headers, target, 0))
             raise
         return JobHandle(job.id, self.results)
 
@@ -439,7 +440,10 @@ class Orchestrator:
         """A dead letter goes back: it is waiting again, if its status is kept."""
         job_id = message.headers.get("id")
         if isinstance(job_id, str) and message.headers.get(wire.TRACKED) and self.results.configured:
-            self.intake.record(lambda: self.results.requeue(job_id, message.headers.get("task")))
+            self.intake.record(
+                lambda: self.results.requeue(job_id, message.headers.get("task")),
+                message_fields(message.headers, "", 0),
+            )
 
     def _publish(self, job: Job[Any], message: wire.Message, queue: str, exchange: str, routing_key: str) -> None:
         publication = Publication(job, message, exchange, routing_key if exchange else queue)

@@ -52,7 +52,7 @@ class Settlement:
         if taken.tracked and self._results.on_broker:
             if delivery.begin(self._results.record_of(job, attempts=taken.starts)):
                 return True
-            self._intake.skip(delivery, job)
+            self._intake.skip(taken)
             return False
         self._record(taken)
         if marked:
@@ -80,7 +80,7 @@ class Settlement:
                 return
         taken.delivery.acknowledge(record)
         if log.isEnabledFor(logging.INFO):
-            log.info("job %s completed", job.id, extra=_context(taken, "complete_job"))
+            log.info("job %s completed", job.id, extra={"action": "complete_job", **taken.log_fields})
 
     def _record_output(self, taken: Taken) -> None:
         for pause in (*_RECORD_PAUSES, None):
@@ -132,7 +132,7 @@ class Settlement:
             job.error,
             taken.retries + 1,
             pause,
-            extra=_context(taken, "retry_job"),
+            extra={"action": "retry_job", **taken.log_fields},
         )
 
     def _bury(self, taken: Taken, reason: Reason, error: BaseException) -> None:
@@ -142,7 +142,9 @@ class Settlement:
 
     def _record(self, taken: Taken, error: BaseException | None = None) -> None:
         if taken.tracked:
-            self._intake.record(lambda: self._results.save(taken.job, attempts=taken.starts, error=error))
+            self._intake.record(
+                lambda: self._results.save(taken.job, attempts=taken.starts, error=error), taken.log_fields
+            )
 
 
 class InvalidOutputError(Exception):
@@ -164,13 +166,3 @@ def set_output(taken: Taken, output: Any) -> None:
         expected = type(payload).output_type()
         what = "JobOutput" if expected is JobOutput else expected.__name__
         raise InvalidOutputError(f"the handler returned {type(output).__name__}, not {what}") from error
-
-
-def _context(taken: Taken, action: str) -> dict[str, Any]:
-    return {
-        "action": action,
-        "job_id": taken.job.id,
-        "job_name": taken.job.name,
-        "queue": taken.delivery.queue,
-        "attempt": taken.starts,
-    }

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from mindtrace_jobs.errors import JobCancelledError
 from mindtrace_jobs.jobs import Job
+from mindtrace_jobs.logs import job_fields
+from mindtrace_jobs.message import ATTEMPTS
 from mindtrace_jobs.results import Progress
 from mindtrace_jobs.results.record import PROGRESS
 
@@ -22,6 +24,22 @@ _log = logging.getLogger("mindtrace_jobs.job")
 def stop_mark(job_id: str) -> str:
     """Under which id the result backend keeps that a job is to stop: in its own record a report would hide it."""
     return f"{job_id}.cancel"
+
+
+class DeliveryOfJob(TypedDict):
+    """What a running task's request tells of the delivery: retries after failures, lost workers, the queue."""
+
+    retries: int
+    losses: int
+    queue: str
+
+
+def delivery_of(request: Any) -> DeliveryOfJob:
+    """The delivery that a Celery request came from."""
+    info = request.delivery_info or {}
+    return DeliveryOfJob(
+        retries=request.retries or 0, losses=request.get(ATTEMPTS) or 0, queue=info.get("routing_key") or ""
+    )
 
 
 class _JobLog(logging.LoggerAdapter[logging.Logger]):
@@ -42,6 +60,7 @@ class JobContext:
         job: The job that runs.
         attempt: 1 on the first run; grows with every retry and every lost worker.
         retries: How often it was retried after a failure.
+        losses: How often work on it began and its worker vanished.
         queue: Where it came from; "" in a direct call.
         log: Adds job id, name, queue and attempt to each record.
         last_progress: What was reported last.
@@ -67,11 +86,10 @@ class JobContext:
         self.last_progress: Progress | None = None
         self._task = task
         self._request = request
-        self._losses = losses
+        self.losses = losses
         self._written = self._looked = float("-inf")
         self._cancelled = False
-        extra = {"job_id": job.id, "job_name": job.payload.name, "queue": queue, "attempt": self.attempt}
-        self.log = _JobLog(_log, extra)
+        self.log = _JobLog(_log, job_fields(job.id, job.payload.name, queue, self.attempt))
 
     def progress(self, current: float, total: float | None = None, message: str = "") -> None:
         """Say how far the job is. Written at most once an ``interval``, and always when ``current`` reaches ``total``.
@@ -86,7 +104,7 @@ class JobContext:
         self.raise_if_cancelled()
         self._written = now
         # `attempts` for whoever has to tell how often the job was started, should this worker vanish.
-        meta = {**self.last_progress.model_dump(), "attempts": self._losses + 1}
+        meta = {**self.last_progress.model_dump(), "attempts": self.losses + 1}
         self._task.record(self.job.id, meta, PROGRESS, self._request)
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.connection import over_our_transports
 from mindtrace_jobs.celery.installation import Installation, real_app
+from mindtrace_jobs.celery.logs import connect
 from mindtrace_jobs.celery.typed_json import register_types
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.routing import JobRouter
@@ -37,6 +38,7 @@ def install(
     - accepts the serializer "pydantic" beside what the app accepts,
     - appends a router for jobs behind the app's own ``task_routes``,
     - connects to Redis and memory over this package's transports, which lose no job and renew leases,
+    - has log records say which job made them, by a filter on the handlers of Celery's loggers,
     - adds worker steps: one extends the worker's consumer class, the app's own too, so that no message is dropped, one
       warns when RabbitMQ would take long jobs back.
 
@@ -64,6 +66,7 @@ def install(
     found.max_worker_losses, found.router = max_worker_losses, router or found.router
     installation.remember(found)
     register_types()
+    connect()
     app.amqp.Connection = over_our_transports(app.amqp.Connection, lease)
     for blueprint, step in _STEPS.items():
         app.steps[blueprint].add(step)

@@ -14,6 +14,7 @@ from mindtrace_jobs.celery.installation import Installation
 from mindtrace_jobs.celery.messages import original
 from mindtrace_jobs.deadletter import Reason, reason_for
 from mindtrace_jobs.errors import DecodeError, InvalidPayloadError, JobsError
+from mindtrace_jobs.logs import message_fields
 from mindtrace_jobs.message import ATTEMPTS
 
 log = logging.getLogger("mindtrace_jobs.celery")
@@ -51,7 +52,12 @@ class Keeper:
         try:
             letters.trim(queue)
         except JobsError as failure:
-            log.warning("dead letters of %s not trimmed: %s", queue, failure, extra={"action": "trim_dead_letters"})
+            log.warning(
+                "dead letters of %s not trimmed: %s",
+                queue,
+                failure,
+                extra={"action": "trim_dead_letters", **message_fields(raw.headers or {}, queue, attempts)},
+            )
 
     def run_again(self, raw: Any, queue: str, losses: int) -> None:
         """Publish a copy to the same queue that says how often its worker was lost; raises as ``keep``."""
@@ -85,7 +91,9 @@ class Keeper:
                 job_id, error, request=request, store_result=not request.ignore_result
             )
         except Exception as failure:
-            log.error("job %s: failure not recorded: %s", job_id, failure, extra={"action": "record_status"})  # noqa: TRY400
+            queue = (raw.delivery_info or {}).get("routing_key") or ""
+            fields = message_fields(headers, queue, headers.get(ATTEMPTS) or 0)
+            log.error("job %s: failure not recorded: %s", job_id, failure, extra={"action": "record_status", **fields})  # noqa: TRY400
 
 
 def why(error: BaseException) -> tuple[Reason, BaseException]:

@@ -26,6 +26,7 @@ from mindtrace_jobs.celery.keeper import Keeper
 from mindtrace_jobs.celery.messages import queue_of
 from mindtrace_jobs.deadletter import Reason
 from mindtrace_jobs.errors import DecodeError, JobsError, RejectJob
+from mindtrace_jobs.logs import message_fields
 from mindtrace_jobs.message import ATTEMPTS
 
 log = logging.getLogger("mindtrace_jobs.celery")
@@ -71,7 +72,7 @@ class JobRequest(Request):  # type: ignore[misc]
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's signature
         """Send a worker event, without the job's output."""
         if "result" in fields:
-            fields["result"] = f"<{self.task.schema.output_type().__name__}>"
+            fields["result"] = self.task.shown_output
         super().send_event(type, **fields)
 
     # --- start
@@ -237,4 +238,4 @@ class JobRequest(Request):  # type: ignore[misc]
             log.error("job %s: failure not recorded: %s", self.id, failure, extra=self._extra("record_status"))  # noqa: TRY400
 
     def _extra(self, action: str) -> dict[str, Any]:
-        return {"action": action, "job_id": self.id, "job_name": self.name, "queue": self.queue, "attempt": self.losses}
+        return {"action": action, **message_fields(self._request_dict, self.queue, self.losses)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from pydantic import ValidationError
 from mindtrace_jobs import registry
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.arguments import holds_output, job_from
-from mindtrace_jobs.celery.context import CANCELLED, JobContext
+from mindtrace_jobs.celery.context import CANCELLED, JobContext, delivery_of
 from mindtrace_jobs.celery.errors import InvalidInputError, InvalidOutputError
 from mindtrace_jobs.celery.event_loop import event_loop
 from mindtrace_jobs.celery.parameters import Parameters, parameters_of
@@ -28,15 +27,13 @@ from mindtrace_jobs.celery.publish import CONFIRM_TIMEOUT, confirming_producer, 
 from mindtrace_jobs.clients import speaks_amqp
 from mindtrace_jobs.errors import ConfigurationError, JobCancelledError, RetryJob
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobOutput, JobSchema
-from mindtrace_jobs.message import ATTEMPTS, TRACKED, _moment
+from mindtrace_jobs.message import TRACKED, _moment
 from mindtrace_jobs.results import AppResultStore, JobHandle
 from mindtrace_jobs.results.record import PROGRESS, QUEUED
 from mindtrace_jobs.serializer.decoding import explain
 
 InT = TypeVar("InT", bound=JobInput)
 OutT = TypeVar("OutT", bound=JobOutput)
-
-log = logging.getLogger("mindtrace_jobs.celery")
 
 _STARTED, _RETRY = "STARTED", "RETRY"
 #: Headers of one delivery, which a retry must not inherit.
@@ -191,24 +188,16 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
 
     def _work(self, args: Any, kwargs: Any, request: Any) -> OutT:
         job = job_from(args, kwargs, self.schema, request.id)
-        losses = request.get(ATTEMPTS) or 0
-        info = request.delivery_info or {}
-        context = request.job_context = JobContext(
-            job,
-            self if self._orchestrator.results.configured else None,
-            retries=request.retries or 0,
-            losses=losses,
-            queue=info.get("routing_key") or "",
-            request=request,
-        )
-        self._begin(request, losses)
+        recording = self if AppResultStore(self.app).configured else None
+        context = request.job_context = JobContext(job, recording, **delivery_of(request), request=request)
+        self._begin(request, context)
         job.status, job.started_at = ExecutionStatus.RUNNING, _now()
         try:
             returned = self.run(job.payload.input, **self._parameters.extras(job, context))
         except JobCancelledError as error:
             # It stopped because it was asked to.
             self.record(job.id, error, CANCELLED)
-            log.info("job %s was cancelled: stopped", job.id, extra={"action": "stop_job", "job_id": job.id})
+            context.log.info("job %s was cancelled: stopped", job.id, extra={"action": "stop_job"})
             raise Ignore(str(error)) from error
         except RetryJob as error:
             pause = error.delay if error.delay is not None else self._pause(request.retries or 0)
@@ -240,18 +229,18 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             # The copy could not be published; Celery would drop the job now.
             raise Reject(error.reason, requeue=True) from error
 
-    def _begin(self, request: Any, losses: int) -> None:
+    def _begin(self, request: Any, context: JobContext) -> None:
         """Skip a cancelled job; record that a job starts where its status or its starts are kept."""
         tracked = bool(request.get(TRACKED))
         if not self._records(request):
             return
         if tracked and self.recorded_state(request.id) == CANCELLED:
-            log.info("job %s was cancelled: skipped", request.id, extra={"action": "skip_job", "job_id": request.id})
+            context.log.info("job %s was cancelled: skipped", request.id, extra={"action": "skip_job"})
             raise Ignore(f"job {request.id} was cancelled")
         installed = installation.find(self.app)
         counts_here = speaks_amqp(self.app) and not request.is_eager
         if counts_here or (not self.track_started and (tracked or (installed is not None and installed.track))):
-            meta = {"pid": request.get("pid"), "hostname": request.hostname, "attempts": losses + 1}
+            meta = {"pid": request.get("pid"), "hostname": request.hostname, "attempts": context.losses + 1}
             self.record(request.id, meta, _STARTED)
 
     def _output(self, job: Job[Any], returned: Any) -> Any:
@@ -326,6 +315,11 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         return attempts if isinstance(attempts, int) else 1
 
     # --- the worker's side
+
+    @property
+    def shown_output(self) -> str:
+        """What monitors and logs show of an output: its type, not its data."""
+        return f"<{self.schema.output_type().__name__}>"
 
     @property
     def _orchestrator(self) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mindtrace_jobs.clients.kombu_api import Consumer, Queue
 from mindtrace_jobs.clients.types import is_dead_letter_queue
 from mindtrace_jobs.errors import BrokerError, BrokerUnavailableError, ClosedError, LeaseLostError
+from mindtrace_jobs.logs import message_fields
 from mindtrace_jobs.message import ATTEMPTS, Message
 from mindtrace_jobs.transports.protocol import Record
 
@@ -68,6 +69,11 @@ class Delivery:
         return (
             attempts if self._client.counts_attempts else max(attempts, _count(self._raw.headers.get(DELIVERY_COUNT)))
         )
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """``extra`` of log records about it."""
+        return message_fields(self.message.headers, self.queue, self.attempts)
 
     @property
     def dead(self) -> bool:

@@ -70,3 +70,38 @@ class AwaitOutput(JobOutput):
 
 class AwaitSchema(JobSchema[AwaitInput, AwaitOutput]):
     name: str = "stack_await_detection"
+
+
+SecretDeed = Literal[
+    "work",
+    "print",
+    "wait",
+    "until cancelled",
+    "fail",
+    "reject",
+    "retry",
+    "retry for ever",
+    "retry on error",
+    "wrong output",
+    "invalid output",
+]
+
+
+class SecretInput(JobInput):
+    """Data that nobody who watches may see, and what becomes of the job."""
+
+    secret: str
+    deed: SecretDeed = "work"
+    path: str = ""
+
+
+class SecretOutput(JobOutput):
+    secret: str
+
+
+class OtherOutput(JobOutput):
+    secret: str
+
+
+class SecretSchema(JobSchema[SecretInput, SecretOutput]):
+    name: str = "watched_detection"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -32,6 +32,17 @@ class Broker:
     url: str
     results: str
     _made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a process that imports the stack."""
+        return {
+            **os.environ,
+            "STACK_BROKER": self.url,
+            "STACK_BACKEND": self.results,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+        }
 
     @property
     def app(self) -> Any:
@@ -102,7 +113,10 @@ class Worker:
         installed: Whether typed jobs are installed on the stack.
         pool, concurrency, queues, prefetch: As the command line's.
         lease: Seconds, for ``install``.
+        app: The module of the stack, or of one that builds on it.
         settings: Celery settings for this worker alone.
+        arguments: Further ones of the command line.
+        environment: Further variables of the process.
     """
 
     def __init__(
@@ -118,25 +132,21 @@ class Worker:
         app: str = "tests.jobs.celery.stack",
         prefetch: int = 1,
         settings: Mapping[str, object] | None = None,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.pool = pool
         self.name = f"w{next(_numbers)}@{broker.kind}"
         self.log = folder / "worker.log"
-        environment = {
-            **os.environ,
-            "STACK_BROKER": broker.url,
-            "STACK_BACKEND": broker.results,
-            "STACK_INSTALLED": "yes" if installed else "no",
-            "STACK_LEASE": str(lease),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-        }
+        own = {"STACK_INSTALLED": "yes" if installed else "no", "STACK_LEASE": str(lease)}
+        environment = {**broker.environment, **own, **(environment or {})}
         command = [
             *(sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel=INFO", "-n", self.name),
             *("--pool", pool, "--concurrency", str(concurrency), "-Q", ",".join(queues)),
             *("--prefetch-multiplier", str(prefetch)),
             *("--without-mingle", "--without-gossip", "--without-heartbeat"),
+            *arguments,
             *(f"{name}={value}" for name, value in (settings or {}).items()),
         ]
         self.process = ServerProcess(self.name, command, folder=folder, log=self.log, env=environment)

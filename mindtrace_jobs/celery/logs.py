@@ -1,0 +1,49 @@
+"""What a worker's log says of jobs: which one each record is about."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+from celery import signals
+
+from mindtrace_jobs import logs
+from mindtrace_jobs.celery.context import delivery_of
+from mindtrace_jobs.logs import FIELDS, JobLogFilter
+
+_TOKEN = "mindtrace_jobs_log"  # noqa: S105 - an attribute's name
+
+
+@cache
+def connect() -> None:
+    """Follow the jobs of this process in its log. Doing it again does nothing."""
+    for signal, receiver in (
+        (signals.after_setup_logger, _add_filter),
+        (signals.after_setup_task_logger, _add_filter),
+        (signals.task_prerun, _begin),
+        (signals.task_postrun, _end),
+    ):
+        signal.connect(receiver, weak=False)
+
+
+def _add_filter(logger: logging.Logger, **setup: Any) -> None:
+    # Records that no job made are only touched where the format needs it.
+    named = any(f"%({field})" in (setup.get("format") or "") for field in FIELDS)
+    for handler in logger.handlers:
+        if not any(isinstance(known, JobLogFilter) for known in handler.filters):
+            handler.addFilter(JobLogFilter("-" if named else None))
+
+
+def _begin(task: Any, **_: Any) -> None:
+    if getattr(task, "is_job", False):
+        request = task.request
+        delivery = delivery_of(request)
+        attempt = delivery["retries"] + delivery["losses"] + 1
+        setattr(request, _TOKEN, logs.begin(logs.job_fields(request.id, task.name, delivery["queue"], attempt)))
+
+
+def _end(task: Any, **_: Any) -> None:
+    token = vars(task.request).pop(_TOKEN, None)
+    if token is not None:
+        logs.end(token)
