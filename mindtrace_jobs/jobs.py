@@ -96,6 +96,7 @@ class _Model(BaseModel):
         ser_json_bytes="base64",
         val_json_bytes="base64",
         ser_json_inf_nan="constants",
+        hide_input_in_errors=True,  # what is logged and shown to monitors says what is wrong, not with which data
     )
 
     @model_validator(mode="wrap")

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from celery.exceptions import MaxRetriesExceededError
+
 from mindtrace_jobs.errors import InvalidPayloadError, JobsError
 
 
@@ -35,3 +37,13 @@ class WorkerLostError(JobsError):
 
 class JobExpiredError(JobsError):
     """The job was taken after the time up to which it was to run."""
+
+
+class RetriesExceededError(MaxRetriesExceededError):  # type: ignore[misc]
+    """The job called ``retry()`` without an error to report, and has no retries left.
+
+    Celery's own message, which it replaces, holds the job's data.
+    """
+
+    def __init__(self, *_: Any, **arguments: Any) -> None:
+        super().__init__("no retries left", **arguments)

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery.utils.objects import Bunch
 
+from mindtrace_jobs._serializer_entry import CONTENT_TYPE
 from mindtrace_jobs.celery.errors import InvalidInputError
 from mindtrace_jobs.celery.installation import Installation
 from mindtrace_jobs.celery.messages import original
@@ -107,8 +108,15 @@ def why(error: BaseException) -> tuple[Reason, BaseException]:
     return Reason.UNDECODABLE, DecodeError(f"{type(cause).__name__}: {cause}")
 
 
+class _Unshown(bytes):
+    """The body of a typed job, in which Celery's log lines show no data."""
+
+    def __repr__(self) -> str:
+        return "a typed job's data, kept where it can be looked at"
+
+
 class KeptMessage:
-    """A Kombu message that is kept before Celery's own handlers acknowledge or reject it away.
+    """A Kombu message that is kept before Celery's own handlers log its body, and acknowledge or reject it away.
 
     A connection that is lost meanwhile is the worker's to notice: the message will come again.
 
@@ -123,6 +131,14 @@ class KeptMessage:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
+
+    @property
+    def body(self) -> Any:
+        """As it was delivered, but a typed job's is not printed."""
+        body = self._raw.body
+        if self._raw.content_type != CONTENT_TYPE:
+            return body
+        return _Unshown(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body or b"")
 
     def ack(self, *_: Any, **__: Any) -> None:
         """Keep, then acknowledge."""

@@ -1,4 +1,4 @@
-"""What a worker's log says of jobs: which one each record is about."""
+"""What a worker's log says of jobs: which one each record is about, and nothing of its data."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import logging
 from functools import cache
 from typing import Any
 
-from celery import signals
+from celery import current_task, signals
 
 from mindtrace_jobs import logs
 from mindtrace_jobs.celery.context import delivery_of
 from mindtrace_jobs.logs import FIELDS, JobLogFilter
 
+#: Where Celery says how a task ended.
+_TRACE = "celery.app.trace"
 _TOKEN = "mindtrace_jobs_log"  # noqa: S105 - an attribute's name
 
 
@@ -25,6 +27,7 @@ def connect() -> None:
         (signals.task_postrun, _end),
     ):
         signal.connect(receiver, weak=False)
+    logging.getLogger(_TRACE).addFilter(_TypeForOutput())
 
 
 def _add_filter(logger: logging.Logger, **setup: Any) -> None:
@@ -47,3 +50,15 @@ def _end(task: Any, **_: Any) -> None:
     token = vars(task.request).pop(_TOKEN, None)
     if token is not None:
         logs.end(token)
+
+
+class _TypeForOutput(logging.Filter):
+    """Has Celery's line about a job's success name the type of the output, where its repr would show the data."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        shown = record.args
+        if isinstance(shown, dict) and "return_value" in shown and getattr(current_task, "is_job", False):
+            record.args = {**shown, "return_value": current_task.shown_output}
+            if "data" in vars(record):  # the same again, for handlers that do not format
+                vars(record)["data"] = record.args
+        return True

@@ -20,7 +20,7 @@ from mindtrace_jobs import registry
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.arguments import holds_output, job_from
 from mindtrace_jobs.celery.context import CANCELLED, JobContext, delivery_of
-from mindtrace_jobs.celery.errors import InvalidInputError, InvalidOutputError
+from mindtrace_jobs.celery.errors import InvalidInputError, InvalidOutputError, RetriesExceededError
 from mindtrace_jobs.celery.event_loop import event_loop
 from mindtrace_jobs.celery.parameters import Parameters, parameters_of
 from mindtrace_jobs.celery.publish import CONFIRM_TIMEOUT, confirming_producer, exists_otherwise
@@ -65,6 +65,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
     store_eager_result = True
     #: Arguments are checked against the schema, not against the function.
     typing = False
+    MaxRetriesExceededError = RetriesExceededError
     Request: Any = "mindtrace_jobs.celery.request:JobRequest"
     retry_backoff = True
 

@@ -56,6 +56,7 @@ _HARMLESS_OF: dict[str, set[str]] = {
 #: Settings of a model that neither change values nor how they are written.
 _HARMLESS_CONFIG = {
     "title",
+    "hide_input_in_errors",
     "extra_fields_behavior",
     "validate_default",
     "ser_json_bytes",

@@ -12,11 +12,13 @@ from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import SchemaValidator
+from pydantic_core import CoreConfig, SchemaValidator
 
 from mindtrace_jobs.jobs import Job, JobInput, JobOutput, JobSchema
 
 _REFUSE_UNKNOWN = JobInput._refuse_unknown.__func__
+#: A validation error ends in the log and before monitors as the cause of another: it must not hold the data.
+_PRIVATE = CoreConfig(hide_input_in_errors=True)
 
 
 def core_schema(cls: type[BaseModel]) -> dict[str, Any]:
@@ -38,9 +40,9 @@ def refuses_unknown(schema: Mapping[str, Any]) -> bool:
 @cache
 def validator(cls: type[BaseModel]) -> SchemaValidator:
     """The validator of a class for received data; its context must be ``RECEIVING`` all the same."""
-    if issubclass(cls, JobInput | JobOutput | JobSchema):
-        return SchemaValidator(_without_check(core_schema(cls)))
-    return cls.__pydantic_validator__  # type: ignore[return-value]
+    schema: Any = core_schema(cls)
+    ours = issubclass(cls, JobInput | JobOutput | JobSchema)
+    return SchemaValidator(_without_check(schema) if ours else schema, _PRIVATE)
 
 
 @cache
@@ -52,7 +54,7 @@ def job_validator(schema: type[JobSchema[Any, Any]], typed: bool) -> SchemaValid
         model["cls"] = Job
     # The metadata was JSON a moment ago; asking each value for its type would be a call of Python each.
     model["schema"]["fields"]["metadata"]["schema"]["schema"]["values_schema"] = {"type": "any"}
-    return SchemaValidator(tree)
+    return SchemaValidator(tree, _PRIVATE)
 
 
 def _without_check(node: Any) -> Any:

@@ -136,6 +136,14 @@ def test_a_projects_own_handlers_get_the_fields_and_plain_tasks_records_stay_as_
         assert not set(FIELDS) & set(record)
 
 
+def test_handlers_that_take_records_apart_get_no_data_either(own: OwnHandler, broker: Broker) -> None:
+    sent = broker.plain.send_task(NAME, kwargs={"secret": "unmistakable-secret"}, queue="own_jobs")
+    own.worker.wait_logged(f"Task {NAME}[{sent.id}] succeeded")
+    (succeeded,) = [record for record in own.records() if f"[{sent.id}] succeeded" in record["message"]]
+    assert succeeded["data"]["return_value"] == "<SecretOutput>"
+    assert not own.worker.logged("unmistakable-secret")
+
+
 def test_every_line_of_this_packages_own_about_a_job_has_the_fields(
     own: OwnHandler, broker: Broker, tmp_path: Path
 ) -> None:
