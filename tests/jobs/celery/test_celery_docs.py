@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tests.jobs.celery.workers import ROOT, Broker
+from tests.jobs.servers import RedisServer
 from tests.jobs.servers.process import ServerProcess
 
 TEXT = (ROOT / "docs" / "celery.md").read_text()
@@ -40,9 +41,39 @@ def test_the_project_in_the_documentation_works_step_by_step(broker: Broker, tmp
     )
     try:
         worker.wait_for_log(" ready.", timeout=60)
+        for script in ("tracing.py", "logformat.py"):
+            assert run(script, tmp_path, environment) == []
         for script in ("produce.py", "test_detection.py"):
             promised = re.findall(r"^\s*print\(.*\)  # (.+)$", (tmp_path / script).read_text(), re.MULTILINE)
             assert promised
             assert run(script, tmp_path, environment) == promised
+    finally:
+        worker.kill()
+
+
+def test_the_jobs_in_the_picture_of_flower_come_to_their_different_ends(own_redis: RedisServer, tmp_path: Path) -> None:
+    examples = ROOT / "examples"
+    environment = {**os.environ, "BROKER": own_redis.url(4), "PYTHONPATH": str(examples)}
+    text = (examples / "celery_flower.py").read_text()
+    (command,) = re.findall(r"^    (celery .* worker .*)$", text, re.MULTILINE)
+    assert command in TEXT
+    worker = ServerProcess(
+        "worker of the picture",
+        [sys.executable, "-m", *shlex.split(command), "--loglevel=INFO"],
+        folder=tmp_path,
+        log=tmp_path / "worker.log",
+        env=environment,
+    )
+    try:
+        worker.wait_for_log(" ready.", timeout=60)
+        assert run("celery_flower.py", examples, environment) == []
+        for end in (
+            "<DetectionOutput>",
+            "<TrainingOutput>",
+            "Discarding revoked",
+            "dead-lettered",
+            "retry: Retry in 600",
+        ):
+            worker.wait_for_log(end, timeout=60)
     finally:
         worker.kill()
