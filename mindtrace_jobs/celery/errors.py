@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from celery.exceptions import MaxRetriesExceededError
+from celery.exceptions import Ignore, MaxRetriesExceededError
 
 from mindtrace_jobs.errors import InvalidPayloadError, JobsError
 
@@ -47,3 +47,7 @@ class RetriesExceededError(MaxRetriesExceededError):  # type: ignore[misc]
 
     def __init__(self, *_: Any, **arguments: Any) -> None:
         super().__init__("no retries left", **arguments)
+
+
+class CancelledIgnore(Ignore):  # type: ignore[misc]
+    """Tells the worker that a job was cancelled: skipped, or stopped because it was asked to."""

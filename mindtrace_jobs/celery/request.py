@@ -21,7 +21,13 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from mindtrace_jobs.celery import installation
-from mindtrace_jobs.celery.errors import InvalidInputError, InvalidOutputError, JobExpiredError, WorkerLostError
+from mindtrace_jobs.celery.errors import (
+    CancelledIgnore,
+    InvalidInputError,
+    InvalidOutputError,
+    JobExpiredError,
+    WorkerLostError,
+)
 from mindtrace_jobs.celery.keeper import Keeper
 from mindtrace_jobs.celery.messages import queue_of
 from mindtrace_jobs.deadletter import Reason
@@ -120,6 +126,8 @@ class JobRequest(Request):  # type: ignore[misc]
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
+        if isinstance(error, CancelledIgnore):
+            return self._on_cancelled(exc_info, send_failed_event, return_ok)
         if self._stopped(error):
             self._put_back()
             return super().on_failure(exc_info, send_failed_event, return_ok)
@@ -133,6 +141,14 @@ class JobRequest(Request):  # type: ignore[misc]
             reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), Reason.RETRIES_EXHAUSTED)
             self._keep(reason, error)
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _on_cancelled(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> Any:
+        """Tell monitors too: of a task that is ignored Celery says nothing, and they would show it as running for ever."""
+        done = super().on_failure(exc_info, send_failed_event, return_ok)
+        how = {"terminated": False, "signum": None, "expired": False}
+        self.send_event("task-revoked", **how)
+        signals.task_revoked.send(self.task, request=self._context, **how)
+        return done
 
     def _stopped(self, error: Any) -> bool:
         """Whether the process went because the worker ended it: for this job, for another it had run before, for all."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from amqp.exceptions import PreconditionFailed
 from celery import Task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Reject, Retry
 from celery.utils.imports import symbol_by_name
 from celery.utils.time import get_exponential_backoff_interval
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from mindtrace_jobs import registry
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.arguments import holds_output, job_from
 from mindtrace_jobs.celery.context import CANCELLED, JobContext, delivery_of
-from mindtrace_jobs.celery.errors import InvalidInputError, InvalidOutputError, RetriesExceededError
+from mindtrace_jobs.celery.errors import CancelledIgnore, InvalidInputError, InvalidOutputError, RetriesExceededError
 from mindtrace_jobs.celery.event_loop import event_loop
 from mindtrace_jobs.celery.parameters import Parameters, parameters_of
 from mindtrace_jobs.celery.publish import CONFIRM_TIMEOUT, confirming_producer, exists_otherwise
@@ -199,7 +199,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             # It stopped because it was asked to.
             self.record(job.id, error, CANCELLED)
             context.log.info("job %s was cancelled: stopped", job.id, extra={"action": "stop_job"})
-            raise Ignore(str(error)) from error
+            raise CancelledIgnore(str(error)) from error
         except RetryJob as error:
             pause = error.delay if error.delay is not None else self._pause(request.retries or 0)
             raise self.retry(exc=error, countdown=max(0.0, pause)) from error
@@ -237,7 +237,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             return
         if tracked and self.recorded_state(request.id) == CANCELLED:
             context.log.info("job %s was cancelled: skipped", request.id, extra={"action": "skip_job"})
-            raise Ignore(f"job {request.id} was cancelled")
+            raise CancelledIgnore(f"job {request.id} was cancelled")
         installed = installation.find(self.app)
         counts_here = speaks_amqp(self.app) and not request.is_eager
         if counts_here or (not self.track_started and (tracked or (installed is not None and installed.track))):

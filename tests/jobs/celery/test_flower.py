@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from mindtrace_jobs import Job, JobSchema
+from mindtrace_jobs.celery import cancel
 from tests.jobs.celery.models import SecretDeed, SecretInput, SecretOutput, SecretSchema
 from tests.jobs.celery.workers import Broker, Worker
 from tests.jobs.servers import free_port, wait_until
@@ -194,6 +195,17 @@ def test_jobs_that_run_and_wait_are_listed_without_their_data(
     assert SECRET not in str(queried)
     go.touch()
     wait_until(lambda: flower.state(reserved) == "SUCCESS", "the end of what waited")
+
+
+def test_cancelled_jobs_do_not_seem_to_run_for_ever(flower: Flower, worker: Worker, broker: Broker) -> None:
+    running = by_orchestrator(broker, "until cancelled")
+    wait_until(lambda: broker.orchestrator.job_record(running).progress is not None, "progress")
+    waiting = by_orchestrator(broker, "work")
+    wait_until(lambda: flower.state(waiting) == "RECEIVED", "a job that waits in the worker")
+    assert broker.orchestrator.cancel(waiting)
+    assert cancel(broker.app, running)
+    for job_id in (running, waiting):
+        wait_until(lambda job_id=job_id: flower.state(job_id) == "REVOKED", "its cancellation")  # type: ignore[misc]
 
 
 def test_the_log_says_of_an_output_which_type_it_is(flower: Flower, worker: Worker, broker: Broker) -> None:
