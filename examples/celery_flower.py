@@ -56,17 +56,21 @@ def train(training: TrainingInput) -> TrainingOutput:
 
 
 def main() -> None:
-    for image in ("a.png", "b.png"):
-        detect.submit(DetectionInput(image=image))
-    cancel(app, detect.submit(DetectionInput(image="cancelled.png")).id)
-    app.send_task("object_detection", kwargs={"image": "from-plain-celery.png"})
-    detect.submit(DetectionInput(image="d.gif"))
-    detect.submit(DetectionInput(image="missing.png"))
     with Orchestrator.from_celery(app) as orchestrator:
-        for epochs in (1, 2, 600, 600, 1, 1):
-            orchestrator.submit(
-                Job(payload=TrainingSchema(input=TrainingInput(model_path="/models/v1", epochs=epochs)))
-            )
+
+        def submit_training(seconds: int) -> None:
+            training = TrainingInput(model_path="/models/v1", epochs=seconds)
+            orchestrator.submit(Job(payload=TrainingSchema(input=training)))
+
+        # Both processes of the worker are busy while the next job waits, and is cancelled.
+        submit_training(3)
+        submit_training(4)
+        cancel(app, detect.submit(DetectionInput(image="cancelled.png")).id)
+        for image in ("a.png", "b.png", "d.gif", "missing.png"):
+            detect.submit(DetectionInput(image=image))
+        app.send_task("object_detection", kwargs={"image": "from-plain-celery.png"})
+        for seconds in (600, 600, 1, 1):
+            submit_training(seconds)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,6 @@ def test_the_jobs_in_the_picture_of_flower_come_to_their_different_ends(own_redi
         for end in (
             "<DetectionOutput>",
             "<TrainingOutput>",
-            "Discarding revoked",
             "dead-lettered",
             "retry: Retry in 600",
         ):
