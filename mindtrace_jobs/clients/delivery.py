@@ -27,6 +27,8 @@ log = logging.getLogger("mindtrace_jobs.clients")
 #: How often RabbitMQ's quorum queues, and this package's transports, delivered a message before.
 DELIVERY_COUNT = "x-delivery-count"
 _DELIVERY_HEADERS = {"redelivered", DELIVERY_COUNT}
+#: Names how a producer packed the body. Kombu has unpacked it by now, or noted in ``errors`` that it could not.
+_COMPRESSION = "compression"
 #: AMQP 0-9-1 basic properties that belong to the message.
 _PROPERTIES = {"correlation_id", "reply_to", "priority", "message_id", "timestamp", "type", "app_id"}
 
@@ -248,7 +250,8 @@ def _count(value: Any) -> int:
 def message_of(raw: Any) -> Message:
     """What Kombu delivered, without what belongs to this one delivery: publishing it again makes an equal message."""
     body = raw.body.encode("utf-8", "surrogatepass") if isinstance(raw.body, str) else bytes(raw.body or b"")
-    headers = {name: value for name, value in raw.headers.items() if name not in _DELIVERY_HEADERS}
+    gone = _DELIVERY_HEADERS if raw.errors else _DELIVERY_HEADERS | {_COMPRESSION}
+    headers = {name: value for name, value in raw.headers.items() if name not in gone}
     properties = {name: value for name, value in raw.properties.items() if name in _PROPERTIES and value is not None}
     return Message(body, headers, raw.content_type, raw.content_encoding, properties)
 
@@ -276,6 +279,8 @@ def consume(session: Session, queues: Sequence[str], prefetch: int, receive: Cal
             queues=[Queue(queue, channel=channel)],
             auto_declare=False,
             on_message=lambda raw, queue=queue: receive(raw, queue),
+            # Without it what cannot be unpacked would raise here, again and again, and hold up everything behind it.
+            on_decode_error=lambda raw, _error, queue=queue: receive(raw, queue),
         )
         for queue in queues
     ]

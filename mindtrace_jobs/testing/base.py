@@ -115,11 +115,17 @@ def put_raw(orchestrator: Orchestrator, queue: str, message: Message) -> None:
         )
 
 
-def put_json(orchestrator: Orchestrator, queue: str, body: Any, headers: dict[str, Any] | None = None) -> None:
+def put_json(
+    orchestrator: Orchestrator,
+    queue: str,
+    body: Any,
+    headers: dict[str, Any] | None = None,
+    compression: str | None = None,
+) -> None:
     """Publish a JSON message with plain Kombu."""
     with orchestrator.client.connection.clone() as connection:
         connection.Producer(auto_declare=False, serializer="json").publish(
-            body, exchange="", routing_key=queue, headers=headers or {}
+            body, exchange="", routing_key=queue, headers=headers or {}, compression=compression
         )
 
 

@@ -23,6 +23,7 @@ from mindtrace_jobs.message import Message, encode
 from mindtrace_jobs.orchestrator import Orchestrator
 from mindtrace_jobs.testing.base import (
     PATIENCE,
+    QUICK,
     Conformance,
     keeps_results,
     put_json,
@@ -230,6 +231,25 @@ class ForeignMessageConformance(Conformance):
         Consumer(orchestrator, queue, lambda job: ran.append(job.payload.input)).consume(1, timeout=PATIENCE)
         assert ran == [ImageInput(url="a.png", threshold=0.75)]
 
+    def test_a_packed_foreign_message_can_be_read_at_every_retry_and_as_a_dead_letter(
+        self, orchestrator: Orchestrator, queue: str
+    ) -> None:
+        orchestrator.declare_queue(queue)
+        task = {"lang": "py", "task": "conformance_image", "id": "packed"}
+        put_json(orchestrator, queue, [[], {"url": "a.png"}, {}], task, compression="zlib")
+        ran: list[str] = []
+
+        def fail(job: Job[ImageSchema]) -> None:
+            ran.append(job.payload.input.url)
+            raise ValueError("no")
+
+        assert Consumer(orchestrator, queue, fail, retry=QUICK).consume(QUICK.max_retries + 1, timeout=PATIENCE) == 3
+        assert ran == ["a.png"] * 3
+        orchestrator.dead_letters.replay(queue)
+        job = orchestrator.receive_message(queue, schema=ImageSchema)
+        assert job is not None
+        assert job.payload.input.url == "a.png"
+
     _TASK: ClassVar[dict[str, Any]] = {"lang": "py", "task": "conformance_image", "id": "poison"}
     _POISON: ClassVar[dict[str, tuple[Message, type[DecodeError], str]]] = {
         "garbage": (Message(b"\x00\xff{[", dict(_TASK)), DecodeError, "undecodable"),
@@ -250,6 +270,16 @@ class ForeignMessageConformance(Conformance):
             Message(b'[[], {"threshold": 1}, {}]', dict(_TASK), "application/json"),
             InvalidPayloadError,
             "invalid-input",
+        ),
+        "a body that cannot be unpacked": (
+            Message(b"garbage", {**_TASK, "compression": "application/x-gzip"}, "application/json"),
+            DecodeError,
+            "undecodable",
+        ),
+        "an unknown compression": (
+            Message(b"garbage", {**_TASK, "compression": "nobody-knows-it"}, "application/json"),
+            DecodeError,
+            "undecodable",
         ),
         "an eta that is no time": (
             Message(json.dumps([[], {"url": "x"}, {}]).encode(), {**_TASK, "eta": "soon"}, "application/json"),
