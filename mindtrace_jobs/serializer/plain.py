@@ -86,6 +86,8 @@ _SCALARS: dict[str, type[Any]] = {
     "date": date,
     "uuid": UUID,
 }
+#: Of what a plain set may consist. A model in it would be written as a dict, which no set can hold.
+_SET_ITEMS = {*_SCALARS, "decimal", "datetime", "time", "enum", "literal"}
 
 _plans: dict[type[BaseModel], Check | None] = {}
 
@@ -164,10 +166,15 @@ class _Analysis:
         return self._collection(list, schema)
 
     def _visit_set(self, schema: Mapping[str, Any]) -> Check:
-        return self._collection(set, schema)
+        return self._set(set, schema)
 
     def _visit_frozenset(self, schema: Mapping[str, Any]) -> Check:
-        return self._collection(frozenset, schema)
+        return self._set(frozenset, schema)
+
+    def _set(self, kind: type[Any], schema: Mapping[str, Any]) -> Check:
+        if schema.get("items_schema", {}).get("type") not in _SET_ITEMS:
+            raise _NotPlainError
+        return self._collection(kind, schema)
 
     def _collection(self, collection: type[Any], schema: Mapping[str, Any]) -> Check:
         if "items_schema" not in schema:

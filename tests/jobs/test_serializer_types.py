@@ -247,6 +247,8 @@ SURVIVES: dict[str, Callable[[], BaseModel]] = {
     "a serializer around": lambda: field(Annotated[int, WrapSerializer(lambda v, write: write(v))], 7),
     "extra fields": lambda: field(Loose, Loose(a=1, b=Circle(), __type__=1, __value__=2)),  # type: ignore[call-arg]
     "a frozen model": lambda: field(Frozen, Frozen(made=UUID(int=9))),
+    "a set of models": lambda: field(set[Frozen], {Frozen(), Frozen(made=UUID(int=9))}),
+    "a set of tuples of models": lambda: field(frozenset[tuple[Frozen, int]], frozenset([(Frozen(), 1)])),
     "enum values": lambda: field(ByValue, ByValue(mood=Mood.BAD)),
     "JSON in a string": lambda: field(Json[list[int]], "[1, 2]"),
     "a union of models": lambda: field(Shape | Frozen, Frozen()),
