@@ -252,19 +252,16 @@ def _encode_inner(value: Any) -> Any:
         return encode_value(value, _encode_inner)
     except EncodeError:
         # Paths, URLs, enums: Pydantic knows their JSON, and the declared type may bring them back.
-        try:
+        with suppress(ValueError, TypeError):
             return pydantic_core.to_jsonable_python(value, inf_nan_mode="constants")
-        except (ValueError, TypeError) as error:
-            raise EncodeError(
-                f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot be published"
-            ) from error
+        raise  # of a collection, what was wrong inside
 
 
 def _verify(tree: Any, original: BaseModel, rebuild: Callable[[Any], Any]) -> None:
     name = type(original).__qualname__
     try:
         copy = rebuild(parse(to_json(tree, deep=True)))
-    except DecodeError as error:
+    except (DecodeError, EncodeError) as error:
         raise EncodeError(f"{name} would not come back from the wire: {error}") from error
     except RecursionError as error:
         raise EncodeError(f"{name} is nested too deeply, or contains itself") from error
@@ -273,6 +270,6 @@ def _verify(tree: Any, original: BaseModel, rebuild: Callable[[Any], Any]) -> No
     changed = difference(original, copy)
     if changed is not None:
         raise EncodeError(
-            f"{name}{changed} would change its value or type on the way: declare the field with the exact type, or "
-            "register the class it holds with mindtrace_jobs.register_model"
+            f"{name}{changed} would change its value or type on the way: declare the field with the exact type, register "
+            "the class it holds with mindtrace_jobs.register_model, and let no validator change what it has made before"
         )

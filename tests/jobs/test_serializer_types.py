@@ -376,6 +376,24 @@ def test_it_is_refused_when_it_is_published(make: Callable[[], BaseModel]) -> No
         encode_job(job) and to_json(encode_job(job))
 
 
+class Opaque:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: field(list[Opaque], [Opaque()], arbitrary_types_allowed=True), "Opaque cannot be published: use"),
+        (lambda: field(Any, {"deep": [Opaque()]}), "Opaque cannot be published: use"),
+        (lambda: field(Any, ["\ud800"]), "surrogates not allowed"),
+        (lambda: field(Doubling, Doubling(value=1)), r"OneField\.value\.value would change.*validator"),
+    ],
+)
+def test_the_error_names_what_is_wrong_and_what_to_do(make: Callable[[], BaseModel], says: str) -> None:
+    with pytest.raises(EncodeError, match=says):
+        dumps({"value": make()})
+
+
 def test_a_secret_is_not_even_quoted_in_the_error() -> None:
     with pytest.raises(EncodeError, match="secret") as caught:
         dumps(field(SecretStr, SecretStr("hunter2")))
