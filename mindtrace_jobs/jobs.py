@@ -277,7 +277,7 @@ class Job(_Model, Generic[SchemaT]):
     def from_legacy(cls, legacy: Mapping[str, Any]) -> Self:
         """Make a job of the old shape: ``job_schema`` becomes ``payload``, infrastructure fields are left out.
 
-        Emits a DeprecationWarning.
+        A ``job_schema`` of plain fields becomes the schema that is registered under its name. Emits a DeprecationWarning.
 
         Raises:
             pydantic.ValidationError: what remains is not a valid job.
@@ -288,7 +288,13 @@ class Job(_Model, Generic[SchemaT]):
             DeprecationWarning,
             stacklevel=2,
         )
-        return cls.model_validate(current_fields(legacy))
+        fields = current_fields(legacy)
+        payload = fields.get("payload")
+        if cls is Job and isinstance(payload, Mapping):
+            schema = registry.find_schema(str(payload.get("name")))
+            if schema is not None:
+                fields["payload"] = schema.model_validate(payload)
+        return cls.model_validate(fields)
 
 
 def current_fields(legacy: Mapping[str, Any]) -> dict[str, Any]:

@@ -234,6 +234,8 @@ def test_a_legacy_job_is_converted_with_a_warning() -> None:
     assert (job.id, job.payload.input.model_path) == ("old", "/m")
     assert job.created_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     with pytest.warns(DeprecationWarning, match="legacy"):
+        assert Job.from_legacy(legacy).payload == job.payload
+    with pytest.warns(DeprecationWarning, match="legacy"):
         same = Job.from_legacy({"job_schema": TrainSchema(input=Train(model_path="/m"))})
     assert same.payload.input == Train(model_path="/m")
 
