@@ -246,7 +246,7 @@ class Job(_Model, Generic[SchemaT]):
     """
 
     id: str = Field(default_factory=lambda: str(uuid4()), min_length=1, max_length=MAX_ID)
-    payload: SchemaT
+    payload: SerializeAsAny[SchemaT]
     name: str = Field(default_factory=lambda data: data["payload"].name if "payload" in data else "?", min_length=1)
     entrypoint: str | None = None
     priority: int | None = Field(default=None, ge=MIN_PRIORITY, le=MAX_PRIORITY)

@@ -36,6 +36,11 @@ class TrainSchema(JobSchema[Train, Trained]):
     name: str = "models_train"
 
 
+class TagsSchema(JobSchema[Train, Trained]):
+    name: str = "models_tags"
+    tags: list[str] = []  # noqa: RUF012
+
+
 class Forbidding(JobInput):
     model_config = ConfigDict(extra="forbid")
     x: int = 1
@@ -266,6 +271,17 @@ def test_jobs_can_be_copied_and_pickled() -> None:
 def test_a_job_survives_pydantics_own_json() -> None:
     job = make_job(priority=2)
     assert Job[TrainSchema].model_validate_json(job.model_dump_json()) == job
+
+
+def test_pydantics_own_dump_leaves_out_no_field_of_any_subclass() -> None:
+    payload = TagsSchema(input=FineTune(model_path="/m", frozen_layers=2), tags=["a"])
+    for job in (Job(payload=payload), Job[TagsSchema](payload=payload)):
+        assert job.model_dump()["payload"] == {
+            "name": "models_tags",
+            "input": {"model_path": "/m", "epochs": 1, "frozen_layers": 2},
+            "output": None,
+            "tags": ["a"],
+        }
 
 
 def test_every_error_is_in_one_tree_and_survives_pickling() -> None:
