@@ -203,26 +203,26 @@ class JobSchema(_Model, Generic[InputT, OutputT]):
 
     @classmethod
     def input_type(cls) -> type[JobInput]:
-        """The declared input class; JobInput itself when the schema is bare."""
+        """The declared input class; JobInput itself when the schema is bare or declares a union."""
         return _declared(cls, "input", JobInput)
 
     @classmethod
     def output_type(cls) -> type[JobOutput]:
-        """The declared output class; JobOutput itself when the schema is bare."""
+        """The declared output class; JobOutput itself when the schema is bare or declares a union."""
         return _declared(cls, "output", JobOutput)
 
 
 @cache
 def _declared(cls: type[BaseModel], field: str, base: type[Any]) -> type[Any]:
-    """The model class in a field's annotation, or ``base`` while it is still a type variable."""
-    annotation = cls.model_fields[field].annotation
-    candidates = [annotation]
+    """The one model class in a field's annotation; ``base`` if there is none, or several, where only the tag tells."""
+    found: set[type[Any]] = set()
+    candidates = [cls.model_fields[field].annotation]
     while candidates:
         candidate = candidates.pop()
         if isinstance(candidate, type) and issubclass(candidate, base):
-            return candidate
+            found.add(candidate)
         candidates.extend(get_args(candidate))
-    return base
+    return found.pop() if len(found) == 1 else base
 
 
 SchemaT = TypeVar("SchemaT", bound=JobSchema, default=JobSchema, covariant=True)

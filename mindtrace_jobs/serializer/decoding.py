@@ -111,8 +111,8 @@ def _slot(node: Any, declared: type[BaseModel], base: type[BaseModel], path: str
     if not is_tagged(node) or node[TYPE] not in _MODEL_KINDS:
         if declared is base:
             raise UnknownTypeError(
-                f"{path}{slot}: the message does not say its type, and no schema is registered under its name in this "
-                "process. Import the module that defines it before receiving."
+                f"{path}{slot}: the message does not say its type, and no schema that this process has registered under "
+                "its name declares one class for it. Import the module that defines it before receiving."
             )
         return decode(node), False
     tag, fields, *subclass_of = _parts(node)

@@ -54,6 +54,10 @@ class HasInputSchema(JobSchema[HasInput, Detected]):
     name: str = "message_has_input"
 
 
+class EitherSchema(JobSchema[Detect | HasInput, Detected]):
+    name: str = "message_either"
+
+
 class OtherSchema(JobSchema[Detect, Detected]):
     name: str = "message_other"
 
@@ -71,6 +75,13 @@ def decode_celery(version: int, name: str, args: Any = None, kwargs: Any = None,
     headers, _, body, _ = celery_message(version, name, args, kwargs)
     content_type, _, data = kombu.serialization.dumps(body, serializer)
     return message.decode(data, headers, content_type)
+
+
+@pytest.mark.parametrize("value", [Detect(image_url="u"), HasInput(input={"a": 1})])
+def test_an_input_of_a_declared_union_comes_back_as_its_class(value: Detect | HasInput) -> None:
+    job = Job(payload=EitherSchema(input=value))
+    made = message.encode(job)
+    assert account(message.decode(made.body, made.headers)) == account(job)
 
 
 def test_the_headers_are_those_of_celerys_own_task_messages() -> None:
