@@ -56,3 +56,25 @@ def test_a_type_checker_accepts_the_good_uses_and_finds_each_bad_one(
 ) -> None:
     assert len(marked(HERE / "bad.py")) > 30
     assert check(tmp_path) == {"good.py": set(), "bad.py": marked(HERE / "bad.py")}
+
+
+def test_a_project_that_imports_the_installed_package_by_its_documented_path_is_checked_too(tmp_path: Path) -> None:
+    project = tmp_path / "project.py"
+    project.write_text(
+        """from typing import assert_type
+import mindtrace.jobs
+from mindtrace.jobs import ExecutionStatus
+assert_type(ExecutionStatus.QUEUED.final, bool)
+mindtrace.jobs.Job(id=1)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--output=json", "--cache-dir=cache", project.name],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=240,
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {(item["line"], item["code"]) for item in found} == {(5, "call-arg"), (5, "arg-type")}, done
