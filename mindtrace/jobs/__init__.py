@@ -23,7 +23,7 @@ else:
         f"the upstream package mindtrace-jobs {_upstream} is installed too and brings its own mindtrace/jobs: which of "
         "the two `import mindtrace.jobs` finds depends on the order of installation. Run `pip uninstall mindtrace-jobs` "
         "and reinstall this package, or import mindtrace_jobs instead.",
-        ImportWarning,
+        RuntimeWarning,  # an ImportWarning is not shown
         stacklevel=2,
     )
 

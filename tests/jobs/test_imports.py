@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +80,20 @@ def test_a_name_that_does_not_exist_is_an_attribute_error(module: str) -> None:
         importlib.import_module(module).Jobb  # noqa: B018
     with pytest.raises(ImportError):
         exec(f"from {module} import Jobb")
+
+
+def test_an_upstream_package_that_claims_the_same_path_is_pointed_out(tmp_path: Path) -> None:
+    installed = tmp_path / "mindtrace_jobs-0.16.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mindtrace-jobs\nVersion: 0.16.0\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "import mindtrace.jobs"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mindtrace-jobs 0.16.0" in done.stderr
+    assert "pip uninstall mindtrace-jobs" in done.stderr
