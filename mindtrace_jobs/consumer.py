@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from mindtrace_jobs.clients import Delivery, Source, is_dead_letter_queue
-from mindtrace_jobs.errors import BrokerUnavailableError, ClosedError, ConfigurationError, DecodeError, JobsError
+from mindtrace_jobs.errors import BrokerError, ClosedError, ConfigurationError, DecodeError, JobsError
 from mindtrace_jobs.intake import Taken
 from mindtrace_jobs.jobs import Job, JobOutput, JobSchema
 from mindtrace_jobs.logs import running
@@ -99,7 +99,8 @@ class Consumer(Generic[SchemaT]):
     def consume(self, num_messages: int | None = None, timeout: float | None = None) -> int:
         """Run jobs until ``num_messages`` are settled, ``timeout`` seconds passed, or ``stop`` was called.
 
-        Dead-lettered messages count. A connection that is lost is made again, with growing pauses.
+        Dead-lettered messages count. A connection that is lost is made again, and a broker that answers with errors is
+        asked again, with growing pauses.
 
         Returns:
             How many were settled.
@@ -145,7 +146,7 @@ class Consumer(Generic[SchemaT]):
                     delivery = source.next(_LULL if until_empty else _GLANCE)
                     if delivery is None and until_empty and self._empty(source):
                         break
-                except BrokerUnavailableError as error:
+                except BrokerError as error:
                     log.warning("%s; trying again in %.1f s", error, pause, extra={"action": "reconnect"})
                     self._stopping.wait(pause)
                     pause = min(pause * 2, _LONGEST_PAUSE)

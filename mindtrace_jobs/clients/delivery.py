@@ -156,6 +156,8 @@ class Source:
         self._session: Session | None = None
         self._consumer: Any = None
         self._ready: deque[Delivery] = deque()
+        #: Whether the last thing that happened was an error.
+        self._failed = False
         self._closed = False
         self._open()
 
@@ -181,6 +183,8 @@ class Source:
         Raises:
             BrokerUnavailableError: the connection was lost and no broker answers within the connect timeout. Calling
                 again tries again.
+            BrokerError: the broker answers with an error, and did so before on an earlier connection. Calling again
+                tries again.
             ClosedError: the source is closed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -204,7 +208,7 @@ class Source:
         assert self._session is not None
         try:
             with self._client.mapped():
-                return drain(self._session, timeout)
+                arrived = drain(self._session, timeout)
         except BrokerError as error:
             # A channel closed by the broker is lost like a connection. What was buffered goes back by itself; the next
             # round makes a new connection.
@@ -214,7 +218,12 @@ class Source:
                 self._session.drop()
             self._session.close()
             self._session = None
+            if self._failed:
+                raise  # a new connection is no remedy, and the caller knows how long to wait
+            self._failed = True
             return True
+        self._failed = False
+        return arrived
 
     def close(self) -> None:
         """Stop taking and give back what was delivered but not handed out, in order."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import redis
 
-from mindtrace_jobs import Consumer, ExecutionStatus, Orchestrator, PublishError
-from mindtrace_jobs.testing.base import PATIENCE, put_json, receive_all, with_policy
+from mindtrace_jobs import Consumer, ExecutionStatus, Job, Orchestrator, PublishError
+from mindtrace_jobs.testing.base import PATIENCE, put_json, receive_all, wait_until, with_policy
 from mindtrace_jobs.testing.models import ImageSchema, image_job, urls
 from tests.jobs.fault_worker import Worker
 from tests.jobs.servers import RedisServer
@@ -73,6 +75,34 @@ def test_a_full_server_refuses_jobs_by_name_and_still_hands_out_what_it_has() ->
             with pytest.raises(PublishError, match="out of memory"):
                 orchestrator.publish_message("q", image_job("refused"))
             assert urls(receive_all(orchestrator, "q")) == ["kept"]
+
+
+def test_a_consumer_waits_out_a_server_that_takes_no_writes(
+    own_redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = own_redis_server.url()
+    with Orchestrator.from_url(url) as orchestrator, redis.Redis.from_url(url) as server:
+        orchestrator.publish_many("q", [image_job("a"), image_job("b")])
+        started, gate = threading.Event(), threading.Event()
+        ran: list[str] = []
+
+        def work(job: Job[ImageSchema]) -> None:
+            started.set()
+            assert gate.wait(PATIENCE)
+            ran.append(job.payload.input.url)
+
+        consumer = Consumer(orchestrator, "q", work)
+        thread = threading.Thread(target=lambda: consumer.consume(2))
+        thread.start()
+        assert started.wait(PATIENCE)
+        # What a failover leaves behind: the old primary is somebody's replica now.
+        server.replicaof("127.0.0.1", 1)
+        gate.set()
+        wait_until(lambda: "trying again in 0.2 s" in caplog.text, "a second, longer pause")
+        server.replicaof("NO", "ONE")
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        assert set(ran) == {"a", "b"}
 
 
 def test_a_plain_kombu_publishers_job_is_taken(redis_url: str) -> None:
