@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Protocol
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from mindtrace_jobs.transports.redis_store import Store
 from mindtrace_jobs.transports.redis_wire import Wire
@@ -166,7 +166,9 @@ class LeaseKeeper:
                     self._next_sweep[server] = time.monotonic() + interval
                     group[0].store.restore_expired(wire)
             except (RedisError, OSError) as error:
-                logger.debug("renewing leases failed: %s; trying again", error)
+                # A lost connection is nothing new to whoever consumes; what the server refuses may be to everybody.
+                level = logging.WARNING if isinstance(error, ResponseError) else logging.DEBUG
+                logger.log(level, "renewing leases failed: %s; trying again", error)
                 wire.close()
                 wires.pop(server, None)
                 pause = min(pause, _LONGEST_RETRY)

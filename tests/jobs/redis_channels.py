@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -88,6 +89,18 @@ def server(url: str) -> Iterator[Any]:
         yield client
     finally:
         client.close()
+
+
+@contextmanager
+def user(url: str, *rules: str) -> Iterator[str]:
+    """A user of the server with the given ACL rules; the URL with its name and password."""
+    name = f"user-{secrets.token_hex(4)}"
+    with server(url) as client:
+        client.execute_command("ACL", "SETUSER", name, "on", ">secret", *rules)
+        try:
+            yield url.replace("://", f"://{name}:secret@")
+        finally:
+            client.acl_deluser(name)
 
 
 def tracks(client: Any) -> set[str]:

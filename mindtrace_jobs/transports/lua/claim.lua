@@ -4,6 +4,8 @@
 -- ARGV: n; the most from one queue in the first round; prefix and first number of the delivery tags; seconds of lease;
 -- then for each queue: its name, its name in JSON, '1' if its deliveries need no acknowledgement.
 -- Returns {queue number, message, ...} and the seconds until the next delayed message is due, or false.
+-- What was taken must be recorded, so nothing may raise in between: a key that is no list is an error only if there is
+-- nothing to take from the others.
 local wanted, share, prefix, number, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local queues = (#ARGV - 5) / 3
 local names = {}
@@ -11,13 +13,17 @@ for q = 1, queues do names[q] = ARGV[3 + 3 * q] end
 local kinds = redis.call('HMGET', QUEUES, unpack(names))
 local moment = now()
 local taken, held, index, leases = {}, {}, {}, {}
+local fault
 
 local function take(q, most)
   for s = 1, #STEPS do
     if most < 1 then return end
     local step = s
     if kinds[q] == 'priority' then step = #STEPS + 1 - s end
-    local messages = redis.call('RPOP', KEYS[(q - 1) * (#STEPS + 1) + 1 + step], most)
+    local messages = redis.pcall('RPOP', KEYS[(q - 1) * (#STEPS + 1) + 1 + step], most)
+    if messages and messages.err then
+      fault, messages = messages, false
+    end
     for _, message in ipairs(messages or {}) do
       taken[#taken + 1] = q
       taken[#taken + 1] = message
@@ -36,10 +42,8 @@ local function take(q, most)
   end
 end
 
-for q = 1, queues do
-  promote(kinds[q], names[q], moment)
-  take(q, math.min(share, wanted - #taken / 2))
-end
+for q = 1, queues do promote(kinds[q], names[q], moment) end
+for q = 1, queues do take(q, math.min(share, wanted - #taken / 2)) end
 for q = 1, queues do
   if #taken / 2 < wanted then take(q, wanted - #taken / 2) end
 end
@@ -50,10 +54,12 @@ if #held > 0 then
   redis.call('ZADD', LEASES, unpack(leases))
 end
 
+if fault and #taken == 0 then return fault end
+
 local due = false
 if #taken / 2 < wanted then
   -- Read the keys that were found empty, so that tracking tells of what comes into them.
-  redis.call('EXISTS', unpack(KEYS))
+  for first = 1, #KEYS, 1000 do redis.call('EXISTS', unpack(KEYS, first, math.min(first + 999, #KEYS))) end
   for q = 1, queues do
     local first = redis.call('ZRANGE', KEYS[(q - 1) * (#STEPS + 1) + 1], 0, 0, 'WITHSCORES')
     if first[2] then

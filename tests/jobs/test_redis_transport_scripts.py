@@ -1,0 +1,105 @@
+"""The scripts lose nothing and stay within bounds, whatever lies on the server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis.exceptions import ResponseError
+
+from mindtrace_jobs import Consumer, Orchestrator
+from mindtrace_jobs.testing.models import image_job
+from tests.jobs.redis_channels import (
+    PATIENCE,
+    Connect,
+    bodies,
+    connection,
+    consume,
+    counts,
+    drain,
+    get,
+    publish,
+    server,
+    user,
+)
+from tests.jobs.servers import wait_until
+
+
+@pytest.fixture
+def connect(redis_url: str) -> Iterator[Connect]:
+    """Opens connections to one empty database."""
+    opened: list[Any] = []
+
+    def new(**options: Any) -> Any:
+        opened.append(connection(redis_url, **options))
+        return opened[-1]
+
+    yield new
+    for one in opened:
+        one.release()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Any]:
+    """The server, seen from outside."""
+    with server(redis_url) as one:
+        yield one
+
+
+# --- keys of another type
+
+
+@pytest.mark.parametrize("key", ["b", "b\x06\x163"])
+def test_queue_whose_key_is_no_list_costs_no_message_of_others(connect: Connect, client: Any, key: str) -> None:
+    publish(connect().default_channel, 1, "a")
+    client.set(key, "somebody else's")
+    source = connect(safety_poll=0.05)
+    received = consume(source.default_channel, ["a", "b"])
+    drain(source, received, 1)[0].ack()
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        source.drain_events(timeout=PATIENCE)
+    assert received[0].payload == 1
+
+
+def test_delayed_messages_of_a_queue_whose_key_is_no_list_stay_where_they_are(connect: Connect, client: Any) -> None:
+    channel = connect().default_channel
+    publish(channel, 1, delay=0.01)
+    client.set("q", "somebody else's")
+    wait_until(lambda: client.zcount("q\x06\x16delayed", "-inf", time.time()), "it is due")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        channel.basic_get("q")
+    client.delete("q")
+    assert bodies(channel) == [1]
+
+
+def test_message_that_cannot_go_back_stays_held(connect: Connect, client: Any) -> None:
+    channel = connect().default_channel
+    publish(channel, 1)
+    message = get(channel)
+    client.set("q", "somebody else's")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        message.requeue()
+    client.delete("q")
+    assert counts(channel) == (0, 1, 0)
+    message.requeue()
+    assert bodies(channel) == [1]
+
+
+def test_consumer_that_the_server_refuses_pauses_between_its_tries(redis_url: str, client: Any) -> None:
+    with Orchestrator.from_url(redis_url) as admin, user(redis_url, "~*", "&*", "+@all", "-rpop") as url:
+        admin.publish_message("q", image_job("one"))
+        with Orchestrator.from_url(url) as orchestrator:
+            before = client.info("stats")["total_connections_received"]
+            Consumer(orchestrator, "q", lambda job: None).consume(timeout=1.0)
+        assert client.info("stats")["total_connections_received"] - before < 40
+        assert admin.queue_status("q") == 1
+
+
+def test_consumer_of_very_many_queues_takes_from_the_last(connect: Connect) -> None:
+    queues = [f"q{number}" for number in range(2000)]
+    publish(connect().default_channel, 1, queues[-1])
+    channel = connect().default_channel
+    claim = channel.store.claim([(queue, False) for queue in queues], 10, 1)
+    assert [held.queue for held in claim.deliveries] == [queues[-1]]
