@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import logging
 import os
+import select
 import sys
 import time
 import weakref
@@ -185,8 +186,10 @@ class LeaseKeeper:
 
     @staticmethod
     def _wait(reader: int, seconds: float) -> None:
-        readable, _, _ = _original("select", "select")([reader], [], [], seconds)
-        if readable:
+        # Not select(), which takes no descriptor from 1024 on.
+        poller = _original("select", "poll")()
+        poller.register(reader, select.POLLIN)
+        if poller.poll(seconds * 1000):
             os.read(reader, 4096)
 
 

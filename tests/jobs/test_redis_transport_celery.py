@@ -99,7 +99,7 @@ def app(redis_url: str) -> Iterator[Any]:
     app.backend.client.connection_pool.disconnect()
 
 
-@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork", "gevent"])
 def test_worker_runs_tasks_obeys_remote_control_keeps_eta_and_long_tasks_and_stops_in_order(
     app: Any, redis_url: str, tmp_path: Path, pool: str
 ) -> None:

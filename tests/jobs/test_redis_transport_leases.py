@@ -158,6 +158,43 @@ def _drain_until(source: Any, end: float) -> None:
             return
 
 
+#: A process that says what it lost after it was at work for some leases, which leaves the interpreter no time for more.
+BUSY = """
+from tests.jobs.redis_channels import connection, get
+channel = connection(sys.argv[1], lease=float(sys.argv[2])).default_channel
+message = get(channel)
+report(message.payload)
+time.sleep(3.5 * float(sys.argv[2]))
+message.ack()
+report(sorted(channel.lost_deliveries))
+"""
+#: As in a worker that serves a thousand connections.
+MANY_FILES = """
+import resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+files = [open(os.devnull) for _ in range(1100)]
+"""
+#: The work holds up the hub, as it does that computes.
+GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+time.sleep = monkey.get_original("time", "sleep")
+"""
+
+
+@pytest.mark.parametrize("circumstances", [MANY_FILES, GEVENT], ids=["many files", "gevent"])
+def test_living_holder_keeps_what_it_took_in_any_process(connect: Connect, redis_url: str, circumstances: str) -> None:
+    publish(connect().default_channel, 1)
+    with Child(circumstances + BUSY, redis_url, str(LEASE)) as child:
+        assert child.line() == 1
+        waiting = connect()
+        others = consume(waiting.default_channel)
+        _drain_until(waiting, time.monotonic() + 3.4 * LEASE)
+        assert child.line() == []
+        assert others == []
+
+
 def test_paused_holder_loses_its_message_and_does_not_acknowledge_anothers(connect: Connect, redis_url: str) -> None:
     channel = connect().default_channel
     publish(channel, 1)
