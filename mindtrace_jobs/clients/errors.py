@@ -51,6 +51,8 @@ def map_error(error: BaseException, where: str, connection_errors: Sequence[type
     if isinstance(error, JobsError):
         return error
     names = {cls.__name__ for cls in type(error).__mro__}
+    if "BatchPublishError" in names and error.__cause__ is not None:
+        return map_error(error.__cause__, where, connection_errors)
     modules = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
     text = _text(error)
     if modules.isdisjoint({"kombu", "amqp", "redis", "celery"}) and not isinstance(error, OSError):

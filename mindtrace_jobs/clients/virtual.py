@@ -9,7 +9,7 @@ from mindtrace_jobs.clients.base import Client, queue_arguments
 from mindtrace_jobs.clients.delivery import message_of
 from mindtrace_jobs.clients.session import Session
 from mindtrace_jobs.clients.types import QueueInfo, QueueType
-from mindtrace_jobs.errors import QueueNotFoundError
+from mindtrace_jobs.errors import PublishError, QueueNotFoundError
 from mindtrace_jobs.message import Message
 
 
@@ -69,11 +69,26 @@ class VirtualClient(Client):
 
     def _publish_batch(self, session: Session, messages: Sequence[Message], queue: str) -> None:
         create = getattr(session.channel, "create_publish_batch", None)
-        batch = create(_BATCH) if create is not None else None
-        for message in messages:
-            self._send(session, message, "", queue, {}, batch and batch.publish)
-        if batch is not None:
-            batch.flush()
+        for start in range(0, len(messages), _BATCH):
+            batch = create(_BATCH) if create is not None else None
+            try:
+                for message in messages[start : start + _BATCH]:
+                    self._send(session, message, "", queue, {}, batch and batch.publish)
+                if batch is not None:
+                    batch.flush()
+            except Exception as error:
+                refused: dict[str, str] = dict(getattr(error, "refused", ()))
+                if not refused:
+                    raise
+                # What comes after would be refused as well.
+                for message in messages[start + _BATCH :]:
+                    refused[str(message.properties.get("correlation_id"))] = "not sent"
+                first = next(iter(refused.items()))
+                raise PublishError(
+                    f"{len(refused)} of {len(messages)} job(s) not published to {queue!r}, the first {first[0]}: "
+                    f"{first[1]}",
+                    refused,
+                ) from error
 
 
 #: Commands sent to the broker at once.

@@ -7,13 +7,24 @@ from typing import TYPE_CHECKING, Any
 from kombu.exceptions import BatchPublishError
 
 from mindtrace_jobs.transports.redis_scripts import Script
-from mindtrace_jobs.transports.redis_wire import raise_first
 
 if TYPE_CHECKING:
     from mindtrace_jobs.transports.redis_channel import LeasedChannel
 
 #: Messages in one call of the script: bounds how long the server is busy with it.
 _TOGETHER = 50
+
+
+class BatchRefusedError(BatchPublishError):
+    """The server refused some of a batch; what is not named has arrived.
+
+    Attributes:
+        refused: What the server said, by the correlation id of each message that has one.
+    """
+
+    def __init__(self, text: str, refused: dict[str, str]) -> None:
+        super().__init__(text)
+        self.refused = refused
 
 
 class PublishBatch:
@@ -28,6 +39,9 @@ class PublishBatch:
         self.channel = channel
         self._max_size = max_size
         self._calls: list[tuple[Script, list[Any]]] = []
+        #: The correlation ids of the messages of each call, and of the one that is being added.
+        self._ids: list[list[Any]] = []
+        self._id: Any = None
         self._mandatory: dict[int, tuple[str, str]] = {}
         self._published: list[tuple[str, str]] = []
         self._last: tuple[Any, ...] | None = None
@@ -43,6 +57,7 @@ class PublishBatch:
             BatchPublishError: the batch failed before.
         """
         self._check()
+        self._id = message["properties"].get("correlation_id")
         result = self.channel.basic_publish(message, _publish_batch=self, **kwargs)
         if self._count >= self._max_size:
             self.flush()
@@ -52,9 +67,10 @@ class PublishBatch:
         """Add a message for a queue: the arguments of the script ``publish``."""
         if call == self._last and self._room > 0:
             self._calls[-1][1].extend(message)
+            self._ids[-1].append(self._id)
             self._room -= 1
         else:
-            self._calls.append((self.channel.store.scripts["publish"], [*call, *message]))
+            self._add("publish", [*call, *message])
             self._last, self._room = call, _TOGETHER - 1
         self._count += 1
 
@@ -62,9 +78,13 @@ class PublishBatch:
         """Add a message for an exchange: the arguments of the script ``route``."""
         if mandatory:
             self._mandatory[len(self._calls)] = (args[0], args[2])
-        self._calls.append((self.channel.store.scripts["route"], list(args)))
+        self._add("route", list(args))
         self._last = None
         self._count += 1
+
+    def _add(self, script: str, args: list[Any]) -> None:
+        self._calls.append((self.channel.store.scripts[script], args))
+        self._ids.append([self._id])
 
     def to_subscribers(self, topic: str, payload: str) -> None:
         """Add a broadcast."""
@@ -76,16 +96,16 @@ class PublishBatch:
 
         Raises:
             BatchPublishError: some of it may not have arrived; the cause says why.
+            BatchRefusedError: the server refused some of it.
             ChannelError: a mandatory message found no queue; the others arrived.
         """
         self._check()
-        calls, mandatory, published = self._calls, self._mandatory, self._published
+        calls, ids, mandatory, published = self._calls, self._ids, self._mandatory, self._published
         self._reset()
         try:
             replies = self.channel.store.wire.scripts(calls) if calls else []
             if published:
                 replies += self.channel.store.wire.pipeline([("PUBLISH", *one) for one in published])
-            raise_first(replies)
         except BaseException as error:
             self._failed = error
             if isinstance(error, Exception):
@@ -93,6 +113,17 @@ class PublishBatch:
                     f"publishing a batch failed, some of it may not have arrived: {error}"
                 ) from error
             raise
+        refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        if refusal is not None:
+            self._failed = refusal
+            refused = {
+                one: str(reply)
+                for group, reply in zip(ids, replies, strict=False)
+                if isinstance(reply, Exception)
+                for one in group
+                if isinstance(one, str)
+            }
+            raise BatchRefusedError(f"the server refused some of a batch: {refusal}", refused) from refusal
         for index, (exchange, routing_key) in mandatory.items():
             if not replies[index]:
                 self.channel.unroutable(exchange, routing_key)
@@ -107,7 +138,7 @@ class PublishBatch:
         self._closed = True
 
     def _reset(self) -> None:
-        self._calls, self._mandatory, self._published = [], {}, []
+        self._calls, self._ids, self._mandatory, self._published = [], [], {}, []
         self._last, self._room, self._count = None, 0, 0
 
     def _check(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from redis.exceptions import OutOfMemoryError
 
 if TYPE_CHECKING:
     from mindtrace_jobs.transports.redis_holding import HoldingChannel
@@ -68,6 +69,13 @@ class LeasedQoS(kombu_redis.QoS):
                 self.restore_unacked()
             finally:
                 state.restored = True  # type: ignore[attr-defined]
+
+    def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:
+        """Put back what stock consumers let time out. A server without memory refuses the lock for it: then later."""
+        try:
+            super().restore_visible(start, num, interval)
+        except OutOfMemoryError as error:
+            logger.debug("looking for what stock consumers left failed: %s", error)
 
     def free(self, claimed: int) -> int | None:
         """How many messages may be taken beside the ``claimed`` ones not yet delivered; None: as many as there are."""

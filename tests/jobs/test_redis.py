@@ -105,6 +105,39 @@ def test_a_consumer_waits_out_a_server_that_takes_no_writes(
         assert set(ran) == {"a", "b"}
 
 
+def test_a_consumer_starts_works_and_waits_on_a_full_server(caplog: pytest.LogCaptureFixture) -> None:
+    ran: list[str] = []
+
+    def handle(job: Job[ImageSchema]) -> None:
+        ran.append(job.payload.input.url)
+
+    with RedisServer() as server, Orchestrator.from_url(server.url()) as orchestrator:
+        orchestrator.publish_many("q", [image_job(name) for name in "abc"])
+        with redis.Redis.from_url(server.url()) as admin:
+            admin.config_set("maxmemory", 1)
+            consumer = Consumer(orchestrator, "q", handle, schema=ImageSchema)
+            assert consumer.consume(timeout=1.0) == 3
+            assert ran == ["a", "b", "c"]
+            # It waited without a word.
+            assert "interrupted" not in caplog.text
+
+
+def test_jobs_of_a_batch_that_a_full_server_refuses_are_named() -> None:
+    with RedisServer() as server, Orchestrator.from_url(server.url()) as orchestrator:
+        orchestrator.declare_queue("q")
+        with redis.Redis.from_url(server.url()) as admin:
+            admin.config_set("maxmemory", 1)
+            jobs = [image_job() for _ in range(1100)]
+            with pytest.raises(PublishError, match="1100 of 1100") as caught:
+                orchestrator.publish_many("q", jobs)
+            assert set(caught.value.failures) == {job.id for job in jobs}
+            assert "maxmemory" in caught.value.failures[jobs[0].id]
+            admin.config_set("maxmemory", 0)
+        assert orchestrator.queue_status("q") == 0
+        orchestrator.publish_many("q", jobs)
+        assert orchestrator.queue_status("q") == 1100
+
+
 def test_a_plain_kombu_publishers_job_is_taken(redis_url: str) -> None:
     with Orchestrator.from_url(redis_url) as orchestrator:
         orchestrator.declare_queue("q")

@@ -378,6 +378,13 @@ def test_consumers_are_counted_while_they_consume(channel: Any, connect: Connect
     assert channel.queue_stats("q")["consumers"] == 0
 
 
+def test_consumers_that_vanished_long_ago_are_forgotten_when_another_one_comes(channel: Any, redis_url: str) -> None:
+    with server(redis_url) as client:
+        client.zadd("mindtrace.consumers", {f"dead{number}:q": number for number in range(10)})
+        consume(channel)
+        assert client.zcard("mindtrace.consumers") == 1
+
+
 def test_purge_removes_ready_and_delayed_and_not_what_is_held(channel: Any) -> None:
     for number in range(3):
         publish(channel, number)

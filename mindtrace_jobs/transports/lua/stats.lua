@@ -8,8 +8,6 @@ local unacknowledged = 0
 for _, tag in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
   if string.match(tag, '^[^:]*:[^:]*:(.*)$') == queue then unacknowledged = unacknowledged + 1 end
 end
--- Late ones may come back; those of yesterday do not.
-redis.call('ZREMRANGEBYSCORE', CONSUMERS, '-inf', moment - 86400)
 local consumers = 0
 for _, consumer in ipairs(redis.call('ZRANGEBYSCORE', CONSUMERS, moment, '+inf')) do
   if string.match(consumer, '^[^:]*:(.*)$') == queue then consumers = consumers + 1 end
