@@ -77,6 +77,14 @@ class LeasedQoS(kombu_redis.QoS):
         except OutOfMemoryError as error:
             logger.debug("looking for what stock consumers left failed: %s", error)
 
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Put back a delivery of a stock consumer. One that has a lease is left to those who renew and restore it.
+
+        This process's clock may be wrong, by which Kombu tells what has timed out; a lease goes by the server's.
+        """
+        if not self.channel.store.leased(tag):
+            super().restore_by_tag(tag, client, leftmost)
+
     def free(self, claimed: int) -> int | None:
         """How many messages may be taken beside the ``claimed`` ones not yet delivered; None: as many as there are."""
         if not self.can_consume():

@@ -18,6 +18,7 @@ from mindtrace_jobs.transports.redis_scripts import (
     BINDINGS_PERMANENT,
     CONSUMERS,
     EXCHANGES,
+    LEASES,
     QUEUES,
     Keys,
     Script,
@@ -205,6 +206,10 @@ class Store:
         replies = wire.scripts(calls)
         raise_first(replies)
         return {tag.decode() for reply in replies for tag in reply}
+
+    def leased(self, tag: str | bytes) -> bool:
+        """Whether a delivery has a lease, expired or not: those of stock consumers have none."""
+        return self.wire.call("ZSCORE", self.keys.named(LEASES), tag) is not None
 
     def restore_expired(self, wire: Wire) -> int:
         """Put back what holders took whose lease expired; returns how many messages."""

@@ -158,6 +158,22 @@ def test_what_stock_left_behind_is_restored_after_its_visibility_timeout(connect
         wait_until(lambda: not tracks(client), "the acknowledgement is done")
 
 
+def test_consumer_whose_clock_is_fast_leaves_what_is_under_a_lease(connect: Connect, redis_url: str) -> None:
+    channel = connect(lease=60).default_channel
+    publish(channel, 1)
+    # Without a thread that renews it in between.
+    held = channel.store.claim([("q", False)], 1, 1).deliveries[0]
+    with server(redis_url) as client:
+        # To a clock that is an hour fast, what was taken just now looks like this.
+        client.zadd("unacked_index", {held.tag: time.time() - 3600})
+    ours = connect(visibility_timeout=50)
+    received = consume(ours.default_channel)
+    with pytest.raises(socket.timeout):
+        ours.drain_events(timeout=0.3)
+    assert received == []
+    assert channel.store.acknowledge([held.tag]) == set()
+
+
 def test_going_back_to_stock_loses_nothing(connect: Connect, redis_url: str) -> None:
     source = connect(lease=60)
     channel = source.default_channel
