@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
 from mindtrace_jobs import Consumer, Orchestrator
@@ -103,3 +105,39 @@ def test_consumer_of_very_many_queues_takes_from_the_last(connect: Connect) -> N
     channel = connect().default_channel
     claim = channel.store.claim([(queue, False) for queue in queues], 10, 1)
     assert [held.queue for held in claim.deliveries] == [queues[-1]]
+
+
+# --- routing
+
+
+def fits(pattern: list[str], key: list[str]) -> bool:
+    """AMQP's rule, word by word, without any thought of how long it takes."""
+    if not pattern:
+        return not key
+    if pattern[0] == "#":
+        return any(fits(pattern[1:], key[skipped:]) for skipped in range(len(key) + 1))
+    return bool(key) and pattern[0] in ("*", key[0]) and fits(pattern[1:], key[1:])
+
+
+def test_topics_match_as_amqp_has_it(connect: Connect) -> None:
+    words = st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=6)
+    channel = connect().default_channel
+    channel.exchange_declare("x", "topic", durable=True)
+
+    @given(pattern=words, key=st.lists(st.sampled_from("ab"), min_size=1, max_size=6))
+    @settings(max_examples=200)
+    def check(pattern: list[str], key: list[str]) -> None:
+        channel.queue_bind("q", "x", ".".join(pattern))
+        publish(channel, 1, exchange="x", routing_key=".".join(key))
+        assert bodies(channel) == [1] * fits(pattern, key)
+        channel.queue_unbind("q", "x", ".".join(pattern))
+
+    check()
+
+
+def test_no_pattern_keeps_the_server_busy(connect: Connect, client: Any) -> None:
+    channel = connect(socket_timeout=5.0).default_channel
+    channel.exchange_declare("x", "topic", durable=True)
+    channel.queue_bind("q", "x", "#.a." * 30 + "b")
+    publish(channel, 1, exchange="x", routing_key="a." * 100 + "a")
+    assert bodies(channel) == []

@@ -8,17 +8,25 @@ local function words(text)
   return found
 end
 
--- AMQP's topic patterns: '*' is one word, '#' any number of words.
-local function matches(pattern, key, p, k)
-  if p > #pattern then return k > #key end
-  if pattern[p] == '#' then
-    for skip = k, #key + 1 do
-      if matches(pattern, key, p + 1, skip) then return true end
+-- AMQP's topic patterns: '*' is one word, '#' any number of words. Where the rest does not fit, only the last '#' need
+-- take one more: what fitted before it may stay. So the time is at most the product of the two lengths.
+local function matches(pattern, key)
+  local p, k, hash, after = 1, 1, nil, nil
+  while k <= #key do
+    if pattern[p] == '#' then
+      hash, after = p, k
+      p = p + 1
+    elseif pattern[p] == '*' or pattern[p] == key[k] then
+      p, k = p + 1, k + 1
+    elseif hash then
+      after = after + 1
+      p, k = hash + 1, after
+    else
+      return false
     end
-    return false
   end
-  if k > #key then return false end
-  return (pattern[p] == '*' or pattern[p] == key[k]) and matches(pattern, key, p + 1, k + 1)
+  while pattern[p] == '#' do p = p + 1 end
+  return p > #pattern
 end
 
 local exchange, kind = ARGV[1], ARGV[2]
@@ -32,7 +40,7 @@ for _, binding in ipairs(redis.call('SMEMBERS', PREFIX .. BINDINGS .. exchange))
   local bound = string.sub(binding, 1, first - 1)
   local _, second = string.find(binding, SEP, last + 1, true)
   local queue = string.sub(binding, second + 1)
-  if kind == 'fanout' or (kind == 'topic' and matches(words(bound), key_words, 1, 1)) or bound == key then
+  if kind == 'fanout' or (kind == 'topic' and matches(words(bound), key_words)) or bound == key then
     queues[queue] = true
   end
 end
