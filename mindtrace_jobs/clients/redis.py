@@ -14,8 +14,8 @@ from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.jobs import BackendType
 from mindtrace_jobs.transports import our_url, register_aliases
 
-#: Transport options that reach the result backend on the same Sentinels too.
-_SENTINEL_OPTIONS = ("master_name", "sentinel_kwargs")
+#: Transport options that reach the result backend on the same server too.
+_SHARED_OPTIONS = ("global_keyprefix", "master_name", "sentinel_kwargs")
 #: Seconds for which a worker that stopped renewing keeps a job.
 LEASE = 60.0
 
@@ -28,7 +28,8 @@ class RedisClient(VirtualClient):
         ssl: True, or redis-py's TLS options (``ssl_cert_reqs``, ``ssl_ca_certs``, ...).
         lease: Seconds a taken job stays with a worker that no longer renews its lease; a living worker renews for as
             long as it works. Default 60.
-        key_prefix: Prepended to every key.
+        key_prefix: Prepended to every key, those of results on this server included (there Celery adds "_" to a prefix
+            that does not end in one of ``:_-.``).
         connect_timeout: Seconds until an unreachable server is an error. Default 5.
         socket_timeout: Seconds until a server that does not answer a command is an error. Default 30.
         result_backend: URL of a Celery result backend; default this server.
@@ -96,18 +97,19 @@ class RedisClient(VirtualClient):
         if lease <= 0:
             raise ConfigurationError(f"lease is {lease}; it must be a positive number of seconds")
         register_aliases()
+        options = {
+            "lease": lease,
+            "global_keyprefix": key_prefix,
+            "socket_timeout": socket_timeout,
+            "socket_connect_timeout": connect_timeout,
+            "socket_keepalive": True,
+            **(transport_options or {}),
+        }
         connection = Connection(
             our_url(url),
             ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
             connect_timeout=connect_timeout,
-            transport_options={
-                "lease": lease,
-                "global_keyprefix": key_prefix,
-                "socket_timeout": socket_timeout,
-                "socket_connect_timeout": connect_timeout,
-                "socket_keepalive": True,
-                **(transport_options or {}),
-            },
+            transport_options=options,
         )
         # Celery's Redis backend takes one server; its Sentinel backend takes them all.
         own = url if url.startswith("sentinel") else url.partition(";")[0]
@@ -117,14 +119,14 @@ class RedisClient(VirtualClient):
             if url.startswith("rediss") or ssl:
                 checks = dict(ssl) if isinstance(ssl, Mapping) else {}
                 self._result_options["redis_backend_use_ssl"] = {"ssl_cert_reqs": "required", **checks}
-            kept = {name: value for name, value in (transport_options or {}).items() if name in _SENTINEL_OPTIONS}
-            if kept:
-                self._result_options["result_backend_transport_options"] = kept
+            shared = {name: options[name] for name in _SHARED_OPTIONS if options.get(name)}
+            if shared:
+                self._result_options["result_backend_transport_options"] = shared
         super().__init__(connection, url, connect_timeout=connect_timeout, result_backend=result_backend or own)
 
     @property
     def result_options(self) -> dict[str, Any]:
-        """Celery settings that the client's own result backend needs: TLS, the name of Sentinel's master."""
+        """Celery settings that the client's own result backend needs: TLS, key prefix, the name of Sentinel's master."""
         return self._result_options
 
     @property

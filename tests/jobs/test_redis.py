@@ -57,6 +57,13 @@ def test_a_key_prefix_keeps_two_users_of_a_database_apart(redis_url: str) -> Non
         two.publish_message("q", image_job("two"))
         assert urls(receive_all(one, "q")) == ["one"]
         assert urls(receive_all(two, "q")) == ["two"]
+        # Their jobs may have one name.
+        job = image_job("one")
+        one.submit(job, queue="q")
+        assert two.results.find(job.id) is None
+        with redis.Redis.from_url(redis_url) as server:
+            assert not [key for key in server.scan_iter() if not key.startswith((b"one:", b"two:"))]
+        assert one.job_status(job.id) is ExecutionStatus.QUEUED
 
 
 def test_nothing_is_left_behind_when_all_jobs_are_done(redis_url: str) -> None:
