@@ -136,6 +136,12 @@ class Delivery:
         try:
             with self._client.mapped():
                 how()
+        except BaseException:
+            # Nobody works on it any more, so nobody may hold it.
+            let_go = getattr(self._session.channel, "let_go", None)
+            if let_go is not None:
+                let_go(self._raw.delivery_tag)
+            raise
         finally:
             self.settled = True
             if self._on_settled is not None:

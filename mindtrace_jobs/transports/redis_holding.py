@@ -64,6 +64,11 @@ class HoldingChannel(ExchangesChannel):
         self.finish(delivery_tag, record, at_once=not self._inbox)
         self.qos._settled(delivery_tag)
 
+    def let_go(self, delivery_tag: str) -> None:
+        """Renew a delivery no longer that could not be settled: its message is back when its lease ends."""
+        if self.held.pop(delivery_tag, None) is not None:
+            self.qos._settled(delivery_tag)
+
     def acknowledge(self, delivery_tag: str, record: Record | None = None) -> None:
         """As ``basic_ack``, and wait for the server's word: ``lost_deliveries`` tells then whether it came too late."""
         self._settle([delivery_tag], lambda mine: self.store.advance([(held.tag, record) for held in mine], None)[0])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from mindtrace_jobs import Consumer, Job, Orchestrator
+from mindtrace_jobs import BrokerUnavailableError, Consumer, Job, Orchestrator
 from mindtrace_jobs.testing.models import ImageSchema, image_job
 from tests.jobs.redis_channels import PATIENCE, connection, consume, drain, publish, server, tracks
 from tests.jobs.servers import RedisServer, TcpProxy, wait_until
@@ -87,3 +88,57 @@ def test_job_during_which_all_connections_are_cut_is_acknowledged_and_runs_once(
         assert consumer.consume(2, timeout=PATIENCE) == 2
         assert ran == ["cut", "next"]
         assert not tracks(client)
+
+
+@pytest.mark.parametrize("outcome", ["returns", "raises"])
+def test_job_that_could_not_be_settled_comes_again_to_a_consumer_that_has_credit_for_it(
+    own_url: str, proxy_to: Callable[[str], TcpProxy], caplog: pytest.LogCaptureFixture, outcome: str
+) -> None:
+    # given: a consumer of one job at a time, whose server can't be reached when the job ends
+    proxy = proxy_to(own_url)
+    runs: list[str] = []
+    with Orchestrator.from_url(proxy.url(own_url), client_options={"lease": 1.0}) as orchestrator:
+
+        def handle(job: Job[ImageSchema]) -> None:
+            runs.append(job.payload.input.url)
+            if len(runs) == 1:
+                proxy.refuse()
+                proxy.cut()
+                if outcome == "raises":
+                    raise ValueError(outcome)
+
+        orchestrator.publish_message("q", image_job("a"))
+        consumer = Consumer(orchestrator, "q", handle, schema=ImageSchema)
+        thread = threading.Thread(target=consumer.run_forever)
+        thread.start()
+        wait_until(lambda: "job not settled" in caplog.text, "the job can't be settled")
+
+        # when: it can be reached again
+        proxy.allow()
+
+        # then: nobody renews the lease of what nobody works on, and the consumer takes it again
+        wait_until(lambda: len(runs) == 2, "the job runs again")
+        orchestrator.publish_message("q", image_job("b"))
+        wait_until(lambda: runs == ["a", "a", "b"], "the next job runs")
+        consumer.stop()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_job_taken_by_itself_that_could_not_be_acknowledged_is_not_renewed_for_ever(
+    own_url: str, proxy_to: Callable[[str], TcpProxy]
+) -> None:
+    proxy = proxy_to(own_url)
+    with (
+        Orchestrator.from_url(proxy.url(own_url), client_options={"lease": 3.0}) as orchestrator,
+        Orchestrator.from_url(own_url, client_options={"lease": 3.0}) as other,
+    ):
+        orchestrator.publish_message("q", image_job("a"))
+        delivery = orchestrator.client.get("q")
+        assert delivery is not None
+        proxy.refuse()
+        proxy.cut()
+        with pytest.raises(BrokerUnavailableError):
+            delivery.acknowledge()
+        proxy.allow()
+        wait_until(lambda: other.receive_message("q") is not None, "it is back")
