@@ -163,6 +163,8 @@ class Consumer(Generic[SchemaT]):
     def _handle(self, delivery: Delivery) -> int:
         """Run one delivery to its end; 1 unless it only went back to wait."""
         try:
+            # It may have waited here for long.
+            delivery.confirm()
             taken = self.orchestrator.intake.admit(delivery, self.schema, self.retry)
             if taken is None:
                 return 0 if delivery.postponed else 1

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from mindtrace_jobs.clients import Client
 from mindtrace_jobs.deadletter import Reason
-from mindtrace_jobs.errors import BrokerError, EncodeError, LeaseLostError, RejectJob, RetryJob, summary
+from mindtrace_jobs.errors import BrokerError, EncodeError, RejectJob, RetryJob, summary
 from mindtrace_jobs.intake import Intake, Taken
 from mindtrace_jobs.jobs import ExecutionStatus, JobOutput
 from mindtrace_jobs.results import ResultStore
@@ -63,8 +63,10 @@ class Settlement:
         """The work is done: record the output, then acknowledge.
 
         Raises:
+            LeaseLostError: somebody else has the job by now, and records what comes of it.
             BrokerError: the output could not be recorded, so the job is not acknowledged: its result would be lost.
         """
+        taken.delivery.confirm()
         job = taken.job
         job._assign(status=ExecutionStatus.COMPLETED, completed_at=datetime.now(UTC))
         record: Record | None = None
@@ -99,10 +101,7 @@ class Settlement:
         Raises:
             LeaseLostError: somebody else has the job by now, and decides.
         """
-        if taken.delivery.lost:
-            raise LeaseLostError(
-                f"job {taken.job.id} failed here, but its lease had run out: it is run again elsewhere"
-            )
+        taken.delivery.confirm()
         job, retries = taken.job, taken.retries
         job.error = f"{type(error).__name__}: {summary(error)}"
         if isinstance(error, RejectJob):

@@ -87,6 +87,25 @@ class Delivery:
         """Whether its lease is known to have run out: the broker gave, or will give, the message to somebody else."""
         return self._raw.delivery_tag in getattr(self._session.channel, "lost_deliveries", ())
 
+    def confirm(self) -> None:
+        """Make sure that the message is still this process's, before anything is decided about it.
+
+        Costs a question to the broker only if the lease may have run out, as after a pause of this process.
+
+        Raises:
+            LeaseLostError: it is not: it is run again elsewhere.
+            BrokerUnavailableError: it cannot be known.
+        """
+        holds = getattr(self._session.channel, "holds", None)
+        if holds is not None:
+            with self._client.mapped():
+                held = holds(self._raw.delivery_tag)
+            if not held:
+                raise LeaseLostError(
+                    f"the lease of a job from {self.queue!r} ran out, so it is run again elsewhere: was this process "
+                    "paused, or cut off from the broker?"
+                )
+
     def mark_started(self) -> None:
         """Record that work on it begins now, so that it is known should this process vanish.
 

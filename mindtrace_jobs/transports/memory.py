@@ -249,6 +249,10 @@ class Channel(memory.Channel):
         if delivery is not None:
             delivery.started = True
 
+    def holds(self, delivery_tag: str) -> bool:
+        """Whether a message is still this channel's."""
+        return delivery_tag in self.session.held
+
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """Forget a message whose work is done; a warning is logged if it was taken back from this channel before."""
         if not self.broker.acknowledge(self.session, delivery_tag, multiple):

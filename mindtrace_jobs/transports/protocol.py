@@ -178,6 +178,12 @@ class JobsChannel(Protocol):
         held any more is ignored.
         """
 
+    def holds(self, delivery_tag: str) -> bool:
+        """Whether a message is still this channel's: neither settled nor taken back.
+
+        May ask the broker, and raise what that raises.
+        """
+
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """The work is done: forget the message. With ``multiple`` also all that this channel was given before it.
 

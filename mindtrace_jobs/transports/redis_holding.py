@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -13,7 +13,8 @@ from mindtrace_jobs.transports.protocol import CANCELLED_STATE, Record
 from mindtrace_jobs.transports.redis_exchanges import ExchangesChannel
 from mindtrace_jobs.transports.redis_leases import keeper
 from mindtrace_jobs.transports.redis_qos import LeasedQoS
-from mindtrace_jobs.transports.redis_store import Held, Step
+from mindtrace_jobs.transports.redis_store import Held, Step, clock
+from mindtrace_jobs.transports.redis_wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -192,22 +193,32 @@ class HoldingChannel(ExchangesChannel):
         """Seconds between renewals: in time for the lease, and for stock processes, which restore by the other rule."""
         return float(min(self.lease, self.visibility_timeout)) / 3
 
-    def tags(self) -> list[str]:
-        """The delivery tags this channel holds."""
-        return list(self.held)
+    def renew(self, wire: Wire) -> None:
+        """Renew what this channel holds and consumes, for the thread that does so."""
+        tags, consumed = list(self.held), [] if self._closing else self.active_queues
+        if tags or consumed:
+            self._renew(wire, tags, consumed)
 
-    def consumed(self) -> list[str]:
-        """The queues it consumes."""
-        return [] if self._closing else self.active_queues
+    def holds(self, delivery_tag: str) -> bool:
+        """See ``JobsChannel.holds``. Asks the server only if the lease may have run out since it was last renewed."""
+        held = self.held.get(delivery_tag)
+        if held is not None and held.sure_until <= clock():
+            self._renew(self.store.wire, [delivery_tag], [])
+        return delivery_tag in self.held
 
-    def lost(self, tags: Iterable[str]) -> None:
-        """Learn that deliveries are not this channel's any more. Called by the thread that renews."""
+    def _renew(self, wire: Wire, tags: Sequence[str], consumed: Sequence[str]) -> None:
+        sure_until = clock() + self.store.lease
+        lost = self.store.renew(wire, tags, consumed)
         for tag in tags:
             held = self.held.get(tag)
-            if held is not None and not held.settling:
-                self.held.pop(tag, None)
-                self.lost_deliveries.add(tag)
-                logger.warning("the lease of delivery %s expired: this process could not renew it in time", tag)
+            if held is None or held.settling:
+                continue
+            if tag not in lost:
+                held.sure_until = sure_until
+                continue
+            self.held.pop(tag, None)
+            self.lost_deliveries.add(tag)
+            logger.warning("the lease of delivery %s expired: this process could not renew it in time", tag)
 
     def _forget_held(self) -> None:
         """In a forked child: what is held is the parent's, and so are the names under which it is."""

@@ -14,7 +14,7 @@ import select
 import sys
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from redis.exceptions import RedisError, ResponseError
@@ -44,14 +44,8 @@ class Holder(Protocol):
     def renew_every(self) -> float:
         """Seconds between renewals."""
 
-    def tags(self) -> list[str]:
-        """The delivery tags it holds."""
-
-    def consumed(self) -> list[str]:
-        """The queues it consumes."""
-
-    def lost(self, tags: Iterable[str]) -> None:
-        """Learn that deliveries are not its own any more."""
+    def renew(self, wire: Wire) -> None:
+        """Renew what it holds and what it consumes, and learn what it holds no longer."""
 
     def connector(self) -> Callable[[], Any]:
         """A function that makes connections to its server and outlives it."""
@@ -162,7 +156,7 @@ class LeaseKeeper:
                 wire = wires[server] = Wire(group[0].connector())
             try:
                 for holder in group:
-                    self._renew(holder, wire)
+                    holder.renew(wire)
                 if time.monotonic() >= self._next_sweep.get(server, 0.0):
                     self._next_sweep[server] = time.monotonic() + interval
                     group[0].store.restore_expired(wire)
@@ -175,14 +169,6 @@ class LeaseKeeper:
                 pause = min(pause, _LONGEST_RETRY)
             pause = min(pause, interval)
         return pause
-
-    @staticmethod
-    def _renew(holder: Any, wire: Wire) -> None:
-        tags, consumed = holder.tags(), holder.consumed()
-        if tags or consumed:
-            lost = holder.store.renew(wire, tags, consumed)
-            if lost:
-                holder.lost(lost)
 
     @staticmethod
     def _wait(reader: int, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class Held:
     started: bool = False
     #: It is being acknowledged or given back.
     settling: bool = False
+    #: By ``clock``: until then its lease has surely not run out.
+    sure_until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,7 @@ class Store:
             keys += [self.keys.delayed(queue), *self.keys.lists(queue)]
             args += [queue, json.dumps(queue), "1" if no_ack else ""]
         first = self._number
+        sure_until = clock() + self.lease
         # Whatever becomes of the reply, these numbers may be in use.
         self._number += wanted
         taken, due = (wire or self.wire).script(self.scripts["claim"], keys, args)
@@ -148,7 +152,8 @@ class Store:
         for offset in range(0, len(taken), 2):
             queue = queues[taken[offset] - 1][0]
             tag = f"{self.identity}:{first + offset // 2:012d}:{queue}"
-            deliveries.append(Held(tag, queue, messages.load(taken[offset + 1], tag, queue)))
+            payload = messages.load(taken[offset + 1], tag, queue)
+            deliveries.append(Held(tag, queue, payload, sure_until=sure_until))
         return Claim(deliveries, len(deliveries) < wanted, None if due is None else float(due))
 
     def acknowledge(self, tags: Sequence[str]) -> set[str]:
@@ -342,6 +347,14 @@ def _steps(finished: Sequence[Step], begun: Step | None) -> list[Any]:
     for tag, record in (*finished, begun) if begun is not None else finished:
         args += (tag, *record) if record is not None else (tag, "", "", 0)
     return args
+
+
+def clock() -> float:
+    """Seconds that pass also while the machine sleeps, where the system tells; else monotonic ones."""
+    return time.clock_gettime(_CLOCK) if _CLOCK is not None else time.monotonic()
+
+
+_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def _exchange(record: bytes) -> tuple[str, bool]:

@@ -1,7 +1,7 @@
 """A worker process for the fault tests: ``python -m tests.jobs.fault_worker OPTIONS`` with OPTIONS as JSON.
 
-It says on standard output what happens, one word and one id a line, so that a test can wait for it. A job whose url is
-"wait" goes on when a line arrives on standard input.
+It says on standard output what happens, one word and one url a line, so that a test can wait for it. A job whose url is
+"wait" goes on when a line arrives on standard input; it ends as a colon and a word behind that say, such as "wait:raise".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from queue import Empty, Queue
 from types import TracebackType
 from typing import Any, Self
 
-from mindtrace_jobs import Consumer, Job, Orchestrator
+from mindtrace_jobs import Consumer, Job, Orchestrator, RejectJob
 from mindtrace_jobs.testing.models import ImageOutput, ImageSchema
 
 #: Seconds to wait for what must happen. Only guards against hanging.
@@ -25,11 +25,17 @@ PATIENCE = 60.0
 
 def main(options: dict[str, Any]) -> None:
     def handle(job: Job[ImageSchema]) -> ImageOutput:
-        print("started", job.payload.input.url, flush=True)
-        if job.payload.input.url == "wait":
+        url = job.payload.input.url
+        name, _, end = url.partition(":")
+        print("started", url, flush=True)
+        if name == "wait":
             sys.stdin.readline()
-        print("finished", job.payload.input.url, flush=True)
-        return ImageOutput(objects=[job.payload.input.url])
+        print("finished", url, flush=True)
+        if end == "raise":
+            raise ValueError(end)
+        if end == "reject":
+            raise RejectJob(end)
+        return ImageOutput(objects=[url])
 
     with Orchestrator.from_url(options["url"], client_options=options["client_options"]) as orchestrator:
         consumer = Consumer(orchestrator, options["queue"], handle, schema=ImageSchema, prefetch=options["prefetch"])

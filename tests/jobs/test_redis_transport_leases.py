@@ -281,7 +281,7 @@ def test_renewal_and_acknowledgement_at_once_are_not_taken_for_a_loss(connect: C
     def renew() -> None:
         wire = Wire(channel.connector())
         while not stop.is_set():
-            keeper._renew(channel, wire)
+            channel.renew(wire)
         wire.close()
 
     thread = threading.Thread(target=renew)
