@@ -75,10 +75,18 @@ class ConnectedChannel(kombu_redis.Channel):
             params["protocol"] = self.protocol
         return params
 
-    def connector(self) -> Callable[[], Any]:
-        """A function that makes connections to this channel's server; it outlives the channel."""
+    def connector(self, timeout: float | None = None) -> Callable[[], Any]:
+        """A function that makes connections to this channel's server; it outlives the channel.
+
+        Args:
+            timeout: Seconds after which connecting and an answer are given up, if the options allow more.
+        """
         pool = self.pool
-        return lambda: pool.connection_class(**pool.connection_kwargs)
+        kwargs = dict(pool.connection_kwargs)
+        if timeout is not None:
+            for name in ("socket_timeout", "socket_connect_timeout"):
+                kwargs[name] = min(kwargs.get(name) or timeout, timeout)
+        return lambda: pool.connection_class(**kwargs)
 
     @cached_property
     def _commands(self) -> Any:

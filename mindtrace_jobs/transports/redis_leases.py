@@ -47,8 +47,8 @@ class Holder(Protocol):
     def renew(self, wire: Wire) -> None:
         """Renew what it holds and what it consumes, and learn what it holds no longer."""
 
-    def connector(self) -> Callable[[], Any]:
-        """A function that makes connections to its server and outlives it."""
+    def connector(self, timeout: float | None = None) -> Callable[[], Any]:
+        """A function that makes connections to its server, with timeouts of so many seconds at most; outlives it."""
 
 
 class LeaseKeeper:
@@ -153,7 +153,8 @@ class LeaseKeeper:
             interval = sweep_every(min(holder.store.lease for holder in group))
             wire = wires.get(server)
             if wire is None:
-                wire = wires[server] = Wire(group[0].connector())
+                # One that does not answer must leave time to try again, and to renew on the other servers.
+                wire = wires[server] = Wire(group[0].connector(group[0].renew_every))
             try:
                 for holder in group:
                     holder.renew(wire)

@@ -29,7 +29,7 @@ from tests.jobs.redis_channels import (
     tracks,
     vanish,
 )
-from tests.jobs.servers import wait_until
+from tests.jobs.servers import RedisServer, wait_until
 
 LEASE = 1.0
 
@@ -193,6 +193,22 @@ def test_living_holder_keeps_what_it_took_in_any_process(connect: Connect, redis
         _drain_until(waiting, time.monotonic() + 3.4 * LEASE)
         assert child.line() == []
         assert others == []
+
+
+def test_living_holder_keeps_what_it_took_while_another_server_does_not_answer(connect: Connect) -> None:
+    with RedisServer() as frozen, connection(frozen.url(), lease=1.5) as elsewhere:
+        publish(elsewhere.default_channel, 1)
+        channel = connect(lease=1.5).default_channel
+        publish(channel, 2)
+        held = [get(elsewhere.default_channel), get(channel)]
+        wait_until(lambda: len(keeper._wires) >= 2, "both are renewed")
+        frozen.freeze()
+        time.sleep(3.0)  # the work
+        # As another process would that sweeps.
+        assert channel.store.restore_expired(channel.store.wire) == 0
+        frozen.thaw()
+        for message in held:
+            message.ack()
 
 
 def test_paused_holder_loses_its_message_and_does_not_acknowledge_anothers(connect: Connect, redis_url: str) -> None:
