@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 from kombu.exceptions import BatchPublishError
 
 from mindtrace_jobs.transports.redis_scripts import Script
+from mindtrace_jobs.transports.redis_store import PORTION_SIZE
 
 if TYPE_CHECKING:
     from mindtrace_jobs.transports.redis_channel import LeasedChannel
 
 #: Messages in one call of the script: bounds how long the server is busy with it.
 _TOGETHER = 50
+#: The place in the arguments of a message where it is itself.
+_TEXT = 2
 
 
 class BatchRefusedError(BatchPublishError):
@@ -45,7 +48,8 @@ class PublishBatch:
         self._mandatory: dict[int, tuple[str, str]] = {}
         self._published: list[tuple[str, str]] = []
         self._last: tuple[Any, ...] | None = None
-        self._room = 0
+        #: Messages, and bytes, that the last call still takes.
+        self._room, self._space = 0, 0
         self._count = 0
         self._failed: BaseException | None = None
         self._closed = False
@@ -65,13 +69,14 @@ class PublishBatch:
 
     def to_queue(self, call: tuple[Any, ...], message: tuple[Any, ...]) -> None:
         """Add a message for a queue: the arguments of the script ``publish``."""
-        if call == self._last and self._room > 0:
+        if call == self._last and self._room > 0 and self._space > 0:
             self._calls[-1][1].extend(message)
             self._ids[-1].append(self._id)
             self._room -= 1
         else:
             self._add("publish", [*call, *message])
-            self._last, self._room = call, _TOGETHER - 1
+            self._last, self._room, self._space = call, _TOGETHER - 1, PORTION_SIZE
+        self._space -= len(message[_TEXT])
         self._count += 1
 
     def to_exchange(self, args: tuple[Any, ...], *, mandatory: bool) -> None:

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 #: Tags in one call of a script: bounds how long the server is busy with it.
 _CHUNK = 500
+#: Messages in one call of a script, and bytes after which no more are added: a server takes a gigabyte at a time.
+PORTION, PORTION_SIZE = 100, 1 << 20
 
 
 #: A delivery tag, and the record of its job if that is kept on this server.
@@ -191,14 +193,23 @@ class Store:
         """
         kinds = self.kinds({held.queue for held in deliveries})
         lost: set[str] = set()
-        for chunk in _chunks(list(reversed(deliveries)), 100):
-            args: list[Any] = [""]
-            for held in chunk:
-                # A consumer takes ahead; what it gives back untouched was not really delivered.
-                delivered = held.started or not held.consumed
-                text = messages.returned(held.payload, delivered=delivered, attempted=held.started and vanished)
-                args += [held.tag, self._front(held.queue, kinds[held.queue], held.payload), text]
-            lost.update(tag.decode() for tag in self.wire.script(self.scripts["give_back"], args=args))
+
+        def send(args: list[str]) -> None:
+            lost.update(tag.decode() for tag in self.wire.script(self.scripts["give_back"], args=["", *args]))
+
+        args: list[str] = []
+        size = 0
+        for held in reversed(deliveries):
+            # A consumer takes ahead; what it gives back untouched was not really delivered.
+            delivered = held.started or not held.consumed
+            text = messages.returned(held.payload, delivered=delivered, attempted=held.started and vanished)
+            args += [held.tag, self._front(held.queue, kinds[held.queue], held.payload), text]
+            size += len(text)
+            if size >= PORTION_SIZE or len(args) >= 3 * PORTION:
+                send(args)
+                args, size = [], 0
+        if args:
+            send(args)
         return lost
 
     # --- leases
@@ -220,7 +231,9 @@ class Store:
         """Put back what holders took whose lease expired; returns how many messages."""
         count = 0
         while True:
-            found = wire.script(self.scripts["expired"], args=[100])
+            found = wire.script(self.scripts["expired"], args=[PORTION, PORTION_SIZE])
+            if not found:
+                return count
             args: list[Any] = ["1"]
             for offset in range(0, len(found), 4):
                 tag, record, started, kind = found[offset : offset + 4]
@@ -231,11 +244,12 @@ class Store:
                 payload = messages.load(raw, name, queue)
                 text = messages.returned(payload, delivered=True, attempted=bool(started))
                 args += [name, self._front(queue, kind.decode(), payload), text]
-                logger.warning("restored a message to queue %r: the lease of its holder expired", queue)
-            if not found:
-                return count
-            gone = wire.script(self.scripts["give_back"], args=args)
-            count += len(found) // 4 - len(gone)
+            gone = {tag.decode() for tag in wire.script(self.scripts["give_back"], args=args)}
+            for name in args[1::3]:
+                if name not in gone:
+                    count += 1
+                    queue = name.split(":", 2)[2]
+                    logger.warning("restored a message to queue %r: the lease of its holder expired", queue)
 
     def consumer(self, queue: str) -> str:
         """The name under which this channel's consumer of a queue is counted."""
@@ -367,5 +381,5 @@ def _delay(payload: Payload) -> float | str:
     return float(delay) if delay and float(delay) > 0 else "0"
 
 
-def _chunks(items: Sequence[Any], size: int = _CHUNK) -> list[Sequence[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def _chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
+    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]

@@ -278,7 +278,7 @@ def test_holder_that_comes_back_before_the_restore_keeps_its_message(connect: Co
 
     def expired() -> bool:
         let_expire(channel, message.delivery_tag)
-        return bool(store.wire.script(store.scripts["expired"], args=[10]))
+        return bool(store.wire.script(store.scripts["expired"], args=[10, 1]))
 
     wait_until(expired, "somebody else found it expired")
     assert not store.renew(store.wire, [message.delivery_tag], [])

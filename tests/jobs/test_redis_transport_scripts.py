@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kombu import Producer
 from redis.exceptions import ResponseError
 
 from mindtrace_jobs import Consumer, Orchestrator
@@ -26,7 +27,7 @@ from tests.jobs.redis_channels import (
     server,
     user,
 )
-from tests.jobs.servers import wait_until
+from tests.jobs.servers import RedisServer, wait_until
 
 
 @pytest.fixture
@@ -105,6 +106,39 @@ def test_consumer_of_very_many_queues_takes_from_the_last(connect: Connect) -> N
     channel = connect().default_channel
     claim = channel.store.claim([(queue, False) for queue in queues], 10, 1)
     assert [held.queue for held in claim.deliveries] == [queues[-1]]
+
+
+# --- size
+
+
+def test_large_messages_are_sent_and_put_back_a_few_at_a_time() -> None:
+    texts = [f"{number}".rjust(600_000) for number in range(12)]
+    with RedisServer() as own, server(own.url()) as client, connection(own.url(), lease=3600) as source:
+        channel = source.default_channel
+
+        def take() -> list[Any]:
+            return [get(channel) for _ in texts]
+
+        def calls(work: Callable[[], object]) -> int:
+            """How many scripts were run by it."""
+            client.config_resetstat()
+            work()
+            stats = client.info("commandstats")
+            return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
+
+        def publish_all() -> None:
+            producer = Producer(channel, auto_declare=False)
+            with producer.batch():
+                for text in texts:
+                    producer.publish(text, exchange="", routing_key="q")
+
+        assert calls(publish_all) >= 6
+        taken = take()
+        client.zadd("mindtrace.leases", {message.delivery_tag: 1 for message in taken}, xx=True)
+        assert calls(lambda: channel.store.restore_expired(channel.store.wire)) >= 12
+        taken = take()
+        assert calls(lambda: channel.settle_given_back([message.delivery_tag for message in taken])) >= 6
+        assert [message.payload for message in take()] == texts
 
 
 # --- routing
