@@ -24,6 +24,15 @@ class VirtualClient(Client):
 
         return self.run(work)
 
+    def count(self, queue: str) -> int:
+        def work(session: Session) -> int:
+            ready = int(session.channel._size(queue))
+            if not ready:
+                self.require(session, queue)
+            return ready
+
+        return self.run(work)
+
     def require(self, session: Session, queue: str) -> None:
         if session.channel.queue_type(queue) is None:
             raise QueueNotFoundError(

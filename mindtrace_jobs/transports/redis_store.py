@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
@@ -287,8 +288,22 @@ class Store:
 
     def stats(self, queue: str) -> dict[str, int]:
         """Counts of a queue, by name."""
-        counts = self.wire.script(self.scripts["stats"], args=[queue])
-        return dict(zip(("ready", "unacknowledged", "delayed", "consumers"), map(int, counts), strict=True))
+        ready, delayed, moment = self.wire.script(self.scripts["stats"], args=[queue])
+        # Deliveries and consumers of all queues are looked through, so a few at a time, with others served in between.
+        held = self._scan(LEASES, f"{_ANY_IDENTITY}:{_ANY_NUMBER}:{_literally(queue)}")
+        consumers = self._scan(CONSUMERS, f"{_ANY_IDENTITY}:{_literally(queue)}")
+        alive = sum(until >= float(moment) for until in consumers.values())
+        return {"ready": ready, "unacknowledged": len(held), "delayed": delayed, "consumers": alive}
+
+    def _scan(self, name: str, pattern: str) -> dict[bytes, float]:
+        """The members of a sorted set that fit a pattern, and their scores."""
+        found: dict[bytes, float] = {}
+        cursor = b"0"
+        while True:
+            cursor, pairs = self.wire.call("ZSCAN", self.keys.named(name), cursor, "MATCH", pattern, "COUNT", 1000)
+            found.update(zip(pairs[::2], map(float, pairs[1::2]), strict=True))
+            if int(cursor) == 0:
+                return found
 
     def peek(self, queue: str, limit: int) -> list[Payload]:
         """The first messages of a queue in the order they would be taken; nothing is taken."""
@@ -361,6 +376,15 @@ def _steps(finished: Sequence[Step], begun: Step | None) -> list[Any]:
     for tag, record in (*finished, begun) if begun is not None else finished:
         args += (tag, *record) if record is not None else (tag, "", "", 0)
     return args
+
+
+#: Patterns for the parts of a delivery tag and of a consumer's name.
+_ANY_IDENTITY, _ANY_NUMBER = "?" * 32, "?" * 12
+
+
+def _literally(text: str) -> str:
+    """A pattern that fits nothing but this text."""
+    return re.sub(r"([][*?\\^-])", r"\\\1", text)
 
 
 def clock() -> float:

@@ -141,6 +141,50 @@ def test_large_messages_are_sent_and_put_back_a_few_at_a_time() -> None:
         assert [message.payload for message in take()] == texts
 
 
+def test_deleting_a_queue_does_not_read_what_is_held_of_others(own_redis_server: RedisServer) -> None:
+    with server(own_redis_server.url()) as client, connection(own_redis_server.url()) as source:
+        channel = source.default_channel
+        for _ in range(40):
+            publish(channel, "x" * 1_000_000)
+            get(channel)
+        channel.queue_declare("other")
+        channel.queue_delete("other")
+        assert client.info("memory")["used_memory_lua"] < 20_000_000
+
+
+@pytest.mark.parametrize("queue", ["q", "a:q", "[a-c]*?\\^", "\x06\x16"])
+def test_what_is_held_and_who_consumes_is_counted_for_each_queue(connect: Connect, queue: str) -> None:
+    others = ["q", "a:q", "b", "[a-c]*?\\^", "\x06\x16", "[a-c]*xx^"]
+    source = connect()
+    channel = source.default_channel
+    for other in others:
+        for _ in range(3 if other == queue else 2):
+            publish(channel, 1, other)
+    received = drain(source, consume(channel, others), 2 * len(others) + 1)
+    received[0].ack()
+    own = received[0].delivery_info["routing_key"] == queue
+    assert channel.queue_stats(queue) == {"ready": 0, "unacknowledged": 3 - own, "delayed": 0, "consumers": 1}
+
+
+def test_counts_of_thousands_of_deliveries_and_consumers_are_complete(connect: Connect, client: Any) -> None:
+    channel = connect().default_channel
+    far = time.time() + 3600
+    names = {f"{number:032x}": far for number in range(3000)}
+    client.zadd("mindtrace.leases", {f"{name}:{0:012d}:q": score for name, score in names.items()})
+    client.zadd("mindtrace.consumers", {f"{name}:q": score for name, score in names.items()})
+    client.zadd("mindtrace.consumers", {"0" * 32 + ":q": 1})
+    assert channel.queue_stats("q") == {"ready": 0, "unacknowledged": 3000, "delayed": 0, "consumers": 2999}
+
+
+def test_counting_ready_jobs_looks_at_no_delivery(own_redis_server: RedisServer) -> None:
+    url = own_redis_server.url()
+    with Orchestrator.from_url(url) as orchestrator, server(url) as client:
+        orchestrator.publish_many("q", [image_job() for _ in range(3)])
+        client.config_resetstat()
+        assert orchestrator.queue_status("q") == 3
+        assert not {"cmdstat_zrange", "cmdstat_zscan"} & set(client.info("commandstats"))
+
+
 # --- routing
 
 

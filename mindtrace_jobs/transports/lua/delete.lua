@@ -8,9 +8,11 @@ local tags = {}
 for _, tag in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
   if string.match(tag, '^[^:]*:[^:]*:(.*)$') == queue then tags[#tags + 1] = tag end
 end
-local records = redis.call('HGETALL', UNACKED)
-for i = 1, #records, 2 do
-  if string.sub(records[i + 1], -#ARGV[2]) == ARGV[2] then tags[#tags + 1] = records[i] end
+for _, tag in ipairs(redis.call('HKEYS', UNACKED)) do
+  -- One by one, and only those of stock consumers: all of them may be more than there is memory for.
+  if not redis.call('ZSCORE', LEASES, tag) and string.sub(redis.call('HGET', UNACKED, tag), -#ARGV[2]) == ARGV[2] then
+    tags[#tags + 1] = tag
+  end
 end
 for _, tag in ipairs(tags) do
   redis.call('HDEL', UNACKED, tag)
