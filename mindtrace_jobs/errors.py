@@ -141,7 +141,7 @@ class BrokerError(JobsError):
 
 
 class BrokerUnavailableError(BrokerError, ConnectionError):
-    """No broker answers, or the connection broke and could not be made again within the connect timeout."""
+    """No broker answers, it cannot serve now, or the connection broke and could not be made again in time."""
 
     retryable: ClassVar[bool] = True
 

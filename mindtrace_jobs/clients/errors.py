@@ -32,6 +32,9 @@ _LOST = {"ConnectionError", "TimeoutError", "OperationalError"}
 _DENIED_TEXT = re.compile(
     r"WRONGPASS|NOAUTH|NOPERM|invalid (username|password)|DB index is out of range", re.IGNORECASE
 )
+#: Redis answers, and will serve again: it became a replica, can't write to its disk, has too few replicas, runs a script.
+_NOT_NOW = {"ReadOnlyError", "MasterDownError"}
+_NOT_NOW_TEXT = re.compile(r"(READONLY|MASTERDOWN|MISCONF|NOREPLICAS|BUSY) ")
 _NAMED = re.compile(r"no (queue|exchange) '([^']*)'")
 _REMEDY = {
     QueueNotFoundError: "declare_queue() makes it, so does publishing to it",
@@ -65,6 +68,8 @@ def map_error(error: BaseException, where: str, connection_errors: Sequence[type
         return kind(f"there is no {named[1]} {named[2]!r} at {where}: {_REMEDY[kind]}")
     if getattr(error, "reply_code", None) == _NO_ROUTE or "NO_ROUTE" in text:
         return UnroutableError(f"no queue takes the message: {text}. bind_queue() before publishing")
+    if names & _NOT_NOW or _NOT_NOW_TEXT.match(text):
+        return BrokerUnavailableError(f"{where} cannot serve now: {text}")
     if isinstance(error, (*connection_errors, OSError)) or names & _LOST:
         return BrokerUnavailableError(f"no broker answers at {where}: {text}")
     if "OutOfMemoryError" in names or text.startswith("OOM"):

@@ -7,11 +7,11 @@ import threading
 import pytest
 import redis
 
-from mindtrace_jobs import Consumer, ExecutionStatus, Job, Orchestrator, PublishError
-from mindtrace_jobs.testing.base import PATIENCE, put_json, receive_all, wait_until, with_policy
+from mindtrace_jobs import BrokerUnavailableError, Consumer, ExecutionStatus, Job, Orchestrator, PublishError
+from mindtrace_jobs.testing.base import PATIENCE, put_json, receive_all, with_policy
 from mindtrace_jobs.testing.models import ImageSchema, image_job, urls
 from tests.jobs.fault_worker import Worker
-from tests.jobs.servers import RedisServer
+from tests.jobs.servers import RedisServer, wait_until
 
 # Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
@@ -127,6 +127,32 @@ def test_a_consumer_starts_works_and_waits_on_a_full_server(caplog: pytest.LogCa
             assert ran == ["a", "b", "c"]
             # It waited without a word.
             assert "interrupted" not in caplog.text
+
+
+def test_a_consumer_waits_out_a_server_that_takes_no_writes(caplog: pytest.LogCaptureFixture) -> None:
+    ran: list[str] = []
+
+    def handle(job: Job[ImageSchema]) -> None:
+        ran.append(job.payload.input.url)
+
+    with RedisServer() as server, Orchestrator.from_url(server.url()) as orchestrator:
+        orchestrator.publish_message("q", image_job("before"))
+        consumer = Consumer(orchestrator, "q", handle, schema=ImageSchema)
+        thread = threading.Thread(target=consumer.run_forever)
+        thread.start()
+        wait_until(lambda: ran == ["before"], "it works")
+        with redis.Redis.from_url(server.url()) as admin:
+            admin.config_set("min-replicas-to-write", 1)
+            # Its connection is lost meanwhile, so that it has to register anew.
+            admin.client_kill_filter(_type="normal", skipme=True)
+            wait_until(lambda: "cannot serve now" in caplog.text, "it is refused")
+            with pytest.raises(BrokerUnavailableError, match="NOREPLICAS"):
+                orchestrator.publish_message("q", image_job("refused"))
+            admin.config_set("min-replicas-to-write", 0)
+        orchestrator.publish_message("q", image_job("after"))
+        wait_until(lambda: ran == ["before", "after"], "it goes on")
+        consumer.stop()
+        thread.join()
 
 
 def test_jobs_of_a_batch_that_a_full_server_refuses_are_named() -> None:
