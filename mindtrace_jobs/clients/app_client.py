@@ -56,6 +56,9 @@ def client_for(app: Any, *, lease: float | None = None) -> Client:
         with Connection(our_url(url), transport_options=options) as connection:
             return LocalClient(connection.transport.broker.broker_id)
     if scheme in _REDIS:
+        if scheme == "rediss" and not common["ssl"] and "ssl_" not in url.partition("?")[2]:
+            # As the app's own connections, for which Kombu checks no certificate then.
+            common["ssl"] = {"ssl_cert_reqs": "none"}
         installed = getattr(app.amqp.Connection, "lease", None)
         return RedisClient.from_url(
             url,

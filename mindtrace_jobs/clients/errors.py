@@ -68,6 +68,10 @@ def map_error(error: BaseException, where: str, connection_errors: Sequence[type
         return kind(f"there is no {named[1]} {named[2]!r} at {where}: {_REMEDY[kind]}")
     if getattr(error, "reply_code", None) == _NO_ROUTE or "NO_ROUTE" in text:
         return UnroutableError(f"no queue takes the message: {text}. bind_queue() before publishing")
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return BrokerUnavailableError(
+            f"{where} does not prove who it is: {text}. Check the TLS options, and the host's name in its certificate"
+        )
     if names & _NOT_NOW or _NOT_NOW_TEXT.match(text):
         return BrokerUnavailableError(f"{where} cannot serve now: {text}")
     if isinstance(error, (*connection_errors, OSError)) or names & _LOST:

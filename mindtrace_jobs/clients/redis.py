@@ -25,7 +25,8 @@ class RedisClient(VirtualClient):
 
     Args:
         host, port, db, username, password: The server.
-        ssl: True, or redis-py's TLS options (``ssl_cert_reqs``, ``ssl_ca_certs``, ...).
+        ssl: True, or redis-py's TLS options (``ssl_cert_reqs``, ``ssl_ca_certs``, ...). The server's certificate and
+            the host's name in it are checked unless ``ssl_cert_reqs`` is "none".
         lease: Seconds a taken job stays with a worker that no longer renews its lease; a living worker renews for as
             long as it works. Default 60.
         key_prefix: Prepended to every key, those of results on this server included (there Celery adds "_" to a prefix
@@ -76,7 +77,8 @@ class RedisClient(VirtualClient):
     def from_url(cls, url: str, **options: Any) -> Self:
         """``redis://``, ``rediss://`` or ``sentinel://``, several separated by ``;``; options as the constructor's.
 
-        Sentinel needs ``transport_options={"master_name": ...}``.
+        ``rediss://`` is TLS as with ``ssl=True``, unless ``ssl`` or the URL (``?ssl_cert_reqs=...``) says more. Sentinel
+        needs ``transport_options={"master_name": ...}``.
         """
         client = cls.__new__(cls)
         client._init(url, **options)
@@ -96,6 +98,12 @@ class RedisClient(VirtualClient):
     ) -> None:
         if lease <= 0:
             raise ConfigurationError(f"lease is {lease}; it must be a positive number of seconds")
+        if isinstance(ssl, Mapping):
+            unknown = [name for name in ssl if not str(name).startswith("ssl_")]
+            if unknown:
+                raise ConfigurationError(f"ssl has {unknown[0]!r}; redis-py's TLS options begin with 'ssl_'")
+        elif url.startswith("rediss") and "ssl_" not in url.partition("?")[2]:
+            ssl = True
         register_aliases()
         options = {
             "lease": lease,
