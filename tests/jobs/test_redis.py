@@ -129,7 +129,7 @@ def test_a_consumer_starts_works_and_waits_on_a_full_server(caplog: pytest.LogCa
             assert "interrupted" not in caplog.text
 
 
-def test_a_consumer_waits_out_a_server_that_takes_no_writes(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_consumer_that_has_to_register_anew_waits_until_writes_are_taken(caplog: pytest.LogCaptureFixture) -> None:
     ran: list[str] = []
 
     def handle(job: Job[ImageSchema]) -> None:
