@@ -66,9 +66,11 @@ def main() -> None:
         submit_training(3)
         submit_training(4)
         cancel(app, detect.submit(DetectionInput(image="cancelled.png")).id)
-        for image in ("a.png", "b.png", "d.gif", "missing.png"):
-            detect.submit(DetectionInput(image=image))
         app.send_task("object_detection", kwargs={"image": "from-plain-celery.png"})
+        handles = [detect.submit(DetectionInput(image=image)) for image in ("d.gif", "missing.png", "a.png", "b.png")]
+        for handle in handles[2:]:
+            handle.wait(timeout=60)
+        # Nothing gets past these: they keep both processes, and the last two wait.
         for seconds in (600, 600, 1, 1):
             submit_training(seconds)
 
