@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Generic, TypeVar
@@ -16,7 +17,7 @@ from mindtrace_jobs.errors import BrokerError, ClosedError, ConfigurationError, 
 from mindtrace_jobs.intake import Taken
 from mindtrace_jobs.jobs import Job, JobOutput, JobSchema
 from mindtrace_jobs.logs import running
-from mindtrace_jobs.orchestrator import Orchestrator
+from mindtrace_jobs.orchestrator import Orchestrator, check_schema
 from mindtrace_jobs.retry import RetryPolicy
 from mindtrace_jobs.settle import set_output
 
@@ -77,6 +78,12 @@ class Consumer(Generic[SchemaT]):
             raise ConfigurationError("pass a handler, or subclass Consumer and define run(self, job)")
         if handler is not None and not callable(handler):
             raise ConfigurationError(f"handler is {handler!r:.40}; it must be callable with a job")
+        if inspect.iscoroutinefunction(handler or self.run):
+            raise ConfigurationError("a handler is no coroutine function: call asyncio.run(...) in a plain one")
+        if not isinstance(orchestrator, Orchestrator):
+            raise ConfigurationError(f"Consumer takes an orchestrator, not {type(orchestrator).__name__}")
+        if not isinstance(queues, Iterable):
+            raise ConfigurationError(f"queues is {queues!r:.40}; it is the name of a queue, or some")
         self.orchestrator = orchestrator
         self.queues = [queues] if isinstance(queues, str) else list(queues)
         letters = [queue for queue in self.queues if is_dead_letter_queue(queue)]
@@ -89,6 +96,7 @@ class Consumer(Generic[SchemaT]):
         self._handler = handler
         if schema is not None:
             self.schema = schema
+        check_schema(self.schema)
         self._stopping = threading.Event()
 
     def run(self, job: Job[SchemaT]) -> JobOutput | None:

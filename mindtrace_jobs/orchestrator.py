@@ -343,8 +343,7 @@ class Orchestrator:
             self.settlement.complete(taken)
 
     def _take(self, queue: str, timeout: float | None, schema: Any, policy: RetryPolicy | None) -> Taken | None:
-        if schema is not None and not (isinstance(schema, type) and issubclass(schema, JobSchema)):
-            raise ConfigurationError(f"schema is {schema!r:.60}; it must be a subclass of JobSchema")
+        check_schema(schema)
         deadline = time.monotonic() + (timeout or 0)
         while True:
             delivery = self.client.get(queue, max(0.0, deadline - time.monotonic()))
@@ -468,6 +467,12 @@ def _given_back(delivery: Delivery) -> Iterator[None]:
             with suppress(JobsError):
                 delivery.requeue()
         raise
+
+
+def check_schema(schema: Any) -> None:
+    """Raise ConfigurationError unless jobs can be read as this: with anything else all would end as dead letters."""
+    if schema is not None and not (isinstance(schema, type) and issubclass(schema, JobSchema)):
+        raise ConfigurationError(f"schema is {schema!r:.60}; it must be a subclass of JobSchema")
 
 
 def _choice(kind: type[ChoiceT], value: Any, argument: str) -> ChoiceT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -293,6 +294,26 @@ class ConsumerConformance(Conformance):
             Consumer(orchestrator, queue)
         with pytest.raises(ConfigurationError):
             Consumer(orchestrator, [], detect).consume_until_empty()
+
+    def test_what_would_dead_letter_every_job_is_refused(self, orchestrator: Orchestrator, queue: str) -> None:
+        async def later(job: Job[ImageSchema]) -> ImageOutput:
+            return detect(job)
+
+        class Mistaken(Consumer[Any]):
+            schema = ImageInput  # a schema is meant
+
+            def run(self, job: Job[Any]) -> None: ...
+
+        made: Any = Consumer  # no type checker looks on
+        for mistake in (
+            lambda: made(orchestrator, queue, later),
+            lambda: made(orchestrator, queue, detect, schema=ImageInput),
+            lambda: made(orchestrator.client, queue, detect),
+            lambda: made(orchestrator, 5, detect),
+            lambda: Mistaken(orchestrator, queue),
+        ):
+            with pytest.raises(ConfigurationError):
+                mistake()
 
     def test_consume_stops_after_so_many(self, orchestrator: Orchestrator, queue: str) -> None:
         orchestrator.publish_many(queue, [image_job(str(number)) for number in range(10)])
