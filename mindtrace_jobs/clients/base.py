@@ -17,6 +17,7 @@ from weakref import WeakSet
 from mindtrace_jobs.clients.confirms import UnconfirmedError
 from mindtrace_jobs.clients.delivery import Delivery, Source, consume, drain
 from mindtrace_jobs.clients.errors import map_error
+from mindtrace_jobs.clients.names import check_exchange, check_queue, check_routing_key
 from mindtrace_jobs.clients.session import Pool, Session
 from mindtrace_jobs.clients.types import (
     EXCHANGE_ARGUMENT,
@@ -118,7 +119,7 @@ class Client(ABC):
         Raises:
             UnsupportedError: the broker has no such type of queue.
         """
-        self._check_name(queue)
+        self._check_queue(queue)
         self._check_type(queue_type)
         self.run(lambda session: self._declare(session, queue, queue_type))
         self._known_types.setdefault(queue, queue_type)
@@ -132,6 +133,7 @@ class Client(ABC):
         Raises:
             QueueNotFoundError: there is no such queue.
         """
+        self._check_queue(queue)
         self.run(lambda session: self._delete(session, queue))
         self._known_types.pop(queue, None)
 
@@ -141,6 +143,7 @@ class Client(ABC):
         Raises:
             QueueNotFoundError: there is no such queue.
         """
+        self._check_queue(queue)
 
         def work(session: Session) -> int:
             self.require(session, queue)
@@ -154,6 +157,7 @@ class Client(ABC):
         Raises:
             QueueNotFoundError: there is no such queue.
         """
+        self._check_queue(queue)
         return self.run(lambda session: self._info(session, queue).ready)
 
     def info(self, queue: str) -> QueueInfo:
@@ -162,6 +166,7 @@ class Client(ABC):
         Raises:
             QueueNotFoundError: there is no such queue.
         """
+        self._check_queue(queue)
 
         def work(session: Session) -> QueueInfo:
             info = self._info(session, queue)
@@ -185,7 +190,7 @@ class Client(ABC):
 
     def declare_exchange(self, exchange: str, exchange_type: ExchangeType = ExchangeType.DIRECT) -> None:
         """Make a durable exchange if it does not exist."""
-        self._check_name(exchange)
+        check_exchange(exchange)
         arguments = {EXCHANGE_ARGUMENT: True} if self.backend is not BackendType.RABBITMQ else None
         self.run(
             lambda session: session.channel.exchange_declare(
@@ -203,6 +208,9 @@ class Client(ABC):
         Raises:
             QueueNotFoundError, ExchangeNotFoundError: one of them is not there.
         """
+        self._check_queue(queue)
+        check_exchange(exchange)
+        check_routing_key(routing_key)
 
         def work(session: Session) -> None:
             self.require(session, queue)
@@ -232,12 +240,14 @@ class Client(ABC):
             PublishError: the broker refused the message.
         """
         if not exchange:
-            self._check_name(queue)
+            self._check_queue(queue)
             self._warn_of_priority(message, queue)
             self.run(lambda session: self._publish_to_queue(session, message, queue, delay))
         elif delay > 0:
             raise ConfigurationError("a delay needs a queue: an exchange hands a message on at once")
         else:
+            check_exchange(exchange)
+            check_routing_key(routing_key)
             self.run(lambda session: self._publish(session, message, exchange, routing_key))
 
     def publish_many(self, messages: Sequence[Message], queue: str) -> None:
@@ -247,7 +257,7 @@ class Client(ABC):
             PublishError: its ``failures`` maps the id of each job that was refused to the reason; the others are in
                 the queue.
         """
-        self._check_name(queue)
+        self._check_queue(queue)
         for message in messages:
             self._warn_of_priority(message, queue)
         if messages:
@@ -261,6 +271,7 @@ class Client(ABC):
         Raises:
             QueueNotFoundError: there is no such queue.
         """
+        self._check_queue(queue)
         session, raw = self.run(lambda session: (session, self._take(session, queue, timeout or 0.0)), keep=True)
         if raw is None:
             self._pool.release(session)
@@ -279,6 +290,8 @@ class Client(ABC):
         """
         if not queues:
             raise ConfigurationError("name at least one queue to consume")
+        for queue in queues:
+            self._check_queue(queue)
         if not 1 <= prefetch <= _LARGEST_PREFETCH:
             raise ConfigurationError(f"prefetch is {prefetch}; it is a number from 1 to {_LARGEST_PREFETCH}")
         return Source(self, queues, prefetch)
@@ -368,12 +381,9 @@ class Client(ABC):
                 "or Redis backend"
             )
 
-    @staticmethod
-    def _check_name(name: object) -> None:
-        if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME:
-            raise ConfigurationError(
-                f"{name!r:.80} is no name of a queue or exchange: 1 to {_LONGEST_NAME} bytes, as AMQP 0-9-1 has it"
-            )
+    def _check_queue(self, name: object) -> None:
+        """Raise ConfigurationError unless this broker can have a queue of this name."""
+        check_queue(name)
 
     def _warn_of_priority(self, message: Message, queue: str) -> None:
         if not message.properties.get("priority"):
@@ -482,7 +492,6 @@ def _caller_level() -> int:
     return level
 
 
-_LONGEST_NAME = 255
 #: AMQP 0-9-1 has 16 bits for it.
 _LARGEST_PREFETCH = 65_535
 _clients: WeakSet[Client] = WeakSet()

@@ -13,9 +13,13 @@ from mindtrace_jobs.clients.virtual import VirtualClient
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.jobs import BackendType
 from mindtrace_jobs.transports import our_url, register_aliases
+from mindtrace_jobs.transports.redis_scripts import CONSUMERS, EXCHANGES, LEASES, QUEUES, STARTED
 
 #: Transport options that reach the result backend on the same server too.
 _SHARED_OPTIONS = ("global_keyprefix", "master_name", "sentinel_kwargs")
+#: A queue is the key of its name; these are taken, and a queue there would make the whole database unusable.
+_RESERVED = {"unacked", "unacked_index", "unacked_mutex", QUEUES, EXCHANGES, LEASES, STARTED, CONSUMERS}
+_KOMBUS_OWN = "_kombu."
 #: Seconds for which a worker that stopped renewing keeps a job.
 LEASE = 60.0
 
@@ -131,6 +135,14 @@ class RedisClient(VirtualClient):
             if shared:
                 self._result_options["result_backend_transport_options"] = shared
         super().__init__(connection, url, connect_timeout=connect_timeout, result_backend=result_backend or own)
+
+    def _check_queue(self, name: object) -> None:
+        super()._check_queue(name)
+        if isinstance(name, str) and (name in _RESERVED or name.startswith(_KOMBUS_OWN)):
+            raise ConfigurationError(
+                f"{name!r} cannot be the name of a queue on Redis, where the transport keeps its records in the key of that "
+                "name"
+            )
 
     @property
     def result_options(self) -> dict[str, Any]:

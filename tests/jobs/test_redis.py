@@ -7,7 +7,15 @@ import threading
 import pytest
 import redis
 
-from mindtrace_jobs import BrokerUnavailableError, Consumer, ExecutionStatus, Job, Orchestrator, PublishError
+from mindtrace_jobs import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    Consumer,
+    ExecutionStatus,
+    Job,
+    Orchestrator,
+    PublishError,
+)
 from mindtrace_jobs.testing.base import PATIENCE, put_json, receive_all, with_policy
 from mindtrace_jobs.testing.models import ImageSchema, image_job, urls
 from tests.jobs.fault_worker import Worker
@@ -64,6 +72,15 @@ def test_a_key_prefix_keeps_two_users_of_a_database_apart(redis_url: str) -> Non
         with redis.Redis.from_url(redis_url) as server:
             assert not [key for key in server.scan_iter() if not key.startswith((b"one:", b"two:"))]
         assert one.job_status(job.id) is ExecutionStatus.QUEUED
+
+
+@pytest.mark.parametrize("name", ["unacked", "unacked_index", "mindtrace.queues", "_kombu.binding.images"])
+def test_a_queue_cannot_take_the_key_of_the_transports_records(redis_url: str, name: str) -> None:
+    with Orchestrator.from_url(redis_url) as orchestrator, redis.Redis.from_url(redis_url) as server:
+        for verb in (orchestrator.declare_queue, lambda queue: orchestrator.publish_message(queue, image_job())):
+            with pytest.raises(ConfigurationError, match=name):
+                verb(name)
+        assert server.keys() == []
 
 
 def test_nothing_is_left_behind_when_all_jobs_are_done(redis_url: str) -> None:
