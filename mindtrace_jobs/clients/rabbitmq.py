@@ -25,6 +25,9 @@ from mindtrace_jobs.message import Message
 
 #: Milliseconds for which an unused delay queue outlives its last message.
 _DELAY_QUEUE_REST = 60_000
+#: Longest delay in milliseconds that a queue is asked to keep, 30 days: RabbitMQ counts them in 32 bits. Who takes a job
+#: before its ETA puts it back for what is left.
+_LONGEST_DELAY = 30 * 86_400_000
 
 
 class RabbitMQClient(Client):
@@ -200,7 +203,7 @@ class RabbitMQClient(Client):
         too many, and a time for every message would hold up those behind it.
         """
         self.require_or_declare(session, queue)
-        milliseconds = _three_digits(delay * 1000)
+        milliseconds = min(_three_digits(delay * 1000), _LONGEST_DELAY)
         name = f"{queue}.delay.{milliseconds}"
         session.channel.queue_declare(
             name,

@@ -159,6 +159,12 @@ class TakingConformance(Conformance):
         assert job is not None
         assert urls([job]) == ["quick"]
 
+    def test_a_delay_may_last_years(self, orchestrator: Orchestrator, queue: str) -> None:
+        orchestrator.publish_message(queue, image_job("a"), delay=10 * 365 * 86_400)
+        orchestrator.publish_message(queue, image_job("b"), eta=datetime(9999, 1, 1, tzinfo=UTC))
+        orchestrator.publish_message(queue, image_job("now"))
+        assert urls(receive_all(orchestrator, queue)) == ["now"]
+
     def test_an_eta_in_the_past_is_now(self, orchestrator: Orchestrator, queue: str) -> None:
         orchestrator.publish_message(queue, image_job("a"), eta=datetime(2020, 1, 1, tzinfo=UTC))
         assert urls(receive_all(orchestrator, queue)) == ["a"]
