@@ -14,7 +14,7 @@ from amqp.exceptions import PreconditionFailed
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.exceptions import ContentDisallowed
-from vine import ppartial, promise
+from vine import ppartial
 
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.errors import WorkerLostError
@@ -133,9 +133,10 @@ class JobsConsumerMixin:
 
     # --- what stops Celery
 
-    def create_task_handler(self, promise: Any = promise) -> Any:
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler of a received message, behind checks of all that it takes for granted."""
-        handle = super().create_task_handler(promise)  # type: ignore[misc]
+        # As called: the app's own consumer need not have Celery's optional argument.
+        handle = super().create_task_handler(*args, **kwargs)  # type: ignore[misc]
 
         def on_task_received(message: Any) -> Any:
             if not self._sound(message) or not self._may_start(message):
