@@ -10,6 +10,9 @@ import pytest
 from tests.jobs.celery.workers import Broker, Worker
 from tests.jobs.servers import RedisServer
 
+#: Projects with tests of their own, which others run.
+collect_ignore = ["project", "project_jobs"]
+
 
 @pytest.fixture(scope="module")
 def own_redis() -> Iterator[RedisServer]:
@@ -18,17 +21,30 @@ def own_redis() -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def new_broker(request: pytest.FixtureRequest, own_redis: RedisServer) -> Iterator[Callable[[str], Broker]]:
+    """Makes an empty broker of a kind for the tests of a module; results are kept on Redis beside both."""
+    made: list[Broker] = []
+
+    def make(kind: str) -> Broker:
+        results = own_redis.url(2 * len(made) + 1)
+        if kind == "redis":
+            url = own_redis.url(2 * len(made) + 2)
+        else:
+            server = request.getfixturevalue("rabbitmq_server")
+            url = server.url(server.add_vhost())
+        made.append(Broker(kind, url, results))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.close()
+
+
 @pytest.fixture(scope="module", params=["redis", "rabbitmq"])
-def broker(request: pytest.FixtureRequest, own_redis: RedisServer) -> Iterator[Broker]:
-    """An empty broker for the tests of a module; results are kept on Redis beside both."""
-    if request.param == "redis":
-        url = own_redis.url(1)
-        broker = Broker("redis", url, own_redis.url(2))
-    else:
-        server = request.getfixturevalue("rabbitmq_server")
-        broker = Broker("rabbitmq", server.url(server.add_vhost()), own_redis.url(3))
-    yield broker
-    broker.close()
+def broker(request: pytest.FixtureRequest, new_broker: Callable[[str], Broker]) -> Broker:
+    """The broker of most tests of a module."""
+    return new_broker(request.param)
 
 
 @pytest.fixture

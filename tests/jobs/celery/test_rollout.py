@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
 
 from mindtrace_jobs import Job
-from tests.jobs.celery.models import DetectionInput, DetectionOutput, DetectionSchema
+from tests.jobs.celery.models import DetectionInput, DetectionSchema
+from tests.jobs.celery.projects import Project
 from tests.jobs.celery.workers import Broker, Worker
 from tests.jobs.servers import wait_until
+from tests.jobs.servers.process import ServerProcess
 
 PATIENCE = 30.0
+#: Publishes numbers, and writes each down once the broker has it, until it is told to stop.
+_PRODUCER = """
+import sys, time
+from pathlib import Path
+{imports}
+number, stop = int(sys.argv[1]), Path(sys.argv[2])
+while not stop.exists():
+    {publish}
+    print("published", number, flush=True)
+    number += 1
+    time.sleep(0.02)
+"""
+ORDERS = _PRODUCER.format(imports="from shop.orders.tasks import fulfil", publish="fulfil.delay(number, seconds=0.01)")
+SHELVES = _PRODUCER.format(
+    imports="from shop.vision.models import ShelfInput; from shop.vision.tasks import look",
+    publish="look.submit(ShelfInput(image='x', number=number, seconds=0.01))",
+)
+
+
+@pytest.fixture
+def projects() -> Iterator[ExitStack]:
+    """Ends what projects start."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def wait_ready(*workers: ServerProcess) -> None:
+    for worker in workers:
+        worker.wait_for_log(" ready.", timeout=60)
+
+
+def numbers(log: str) -> list[int]:
+    """What a producer has published."""
+    return [int(line.split()[1]) for line in log.splitlines() if line.startswith("published ")]
 
 
 def detection() -> Job[DetectionSchema]:
@@ -28,25 +68,52 @@ def test_control_a_stock_worker_on_a_queue_of_jobs_throws_them_away(
     assert handle.record().output is None
 
 
-def test_workers_first_then_producers(broker: Broker, start_worker: Callable[..., Worker]) -> None:
-    start_worker(installed=False, queues=("celery", "reports"))
-    start_worker(installed=True)
-    adds = [broker.plain.send_task("stack.add", args=[number, 1]) for number in range(20)]
-    handles = [broker.orchestrator.submit(detection()) for _ in range(20)]
-    assert [added.get(timeout=PATIENCE) for added in adds] == list(range(1, 21))
-    assert [handle.result(PATIENCE) for handle in handles] == [DetectionOutput(labels=["x", "DetectionInput"])] * 20
-
-
-def test_plain_tasks_published_by_an_installed_app_run_on_stock_workers_and_the_reverse(
-    broker: Broker, start_worker: Callable[..., Worker]
+def test_stock_workers_are_replaced_one_by_one_under_load_and_nothing_is_lost(
+    broker: Broker, tmp_path: Path, projects: ExitStack
 ) -> None:
-    stock = start_worker(installed=False, queues=("stock only",))
-    installed = start_worker(installed=True, queues=("installed only",))
-    there = broker.app.send_task("stack.add", args=[1, 2], queue="stock only")
-    back = broker.plain.send_task("stack.add", args=[3, 4], queue="installed only")
-    assert (there.get(timeout=PATIENCE), back.get(timeout=PATIENCE)) == (3, 7)
-    for worker in (stock, installed):
-        wait_until(lambda worker=worker: worker.logged("succeeded"), "the log")  # type: ignore[misc]
+    # given: two stock workers, and producers of plain tasks both with and without jobs installed
+    ledger, stop = tmp_path / "ledger", tmp_path / "stop"
+    stock = Project(tmp_path / "stock", broker, ledger=ledger)
+    installed = Project(tmp_path / "installed", broker, jobs=True, ledger=ledger)
+    for project in (stock, installed):
+        projects.callback(project.close)
+        project.add("orders.py", ORDERS)
+        project.add("shelves.py", SHELVES)
+    old = [stock.worker(name, "--concurrency=2") for name in ("old1", "old2")]
+    wait_ready(*old)
+    producers = [
+        stock.start("stock_orders", "orders.py", "0", str(stop)),
+        installed.start("installed_orders", "orders.py", "1000000", str(stop)),
+    ]
+
+    # when: workers first, one by one, and producers of jobs as soon as there is a worker for jobs
+    wait_ready(installed.worker("new1", "--concurrency=2"))
+    producers.append(installed.start("shelves", "shelves.py", "0", str(stop)))
+    old[0].terminate(timeout=60)
+    wait_ready(installed.worker("new2", "--concurrency=2"))
+    old[1].terminate(timeout=60)
+    alone = len(installed.noted("fulfil"))
+    wait_until(lambda: len(installed.noted("fulfil")) > alone + 20, "work by the new workers alone")
+    stop.touch()
+    wait_until(lambda: not any(producer.running for producer in producers), "the producers' end")
+
+    # then: every task and every job was done, once, by either kind of worker
+    by_stock, by_installed = numbers(stock.log("stock_orders")), numbers(installed.log("installed_orders"))
+    wait_until(lambda: len(installed.noted("fulfil")) >= len(by_stock + by_installed), "all orders")
+    fulfilled = [(int(number), host) for number, host in installed.noted("fulfil")]
+    assert sorted(number for number, _ in fulfilled) == by_stock + by_installed
+    assert {(number < 1_000_000, host[:3]) for number, host in fulfilled} == {
+        (published_by_stock, worker) for published_by_stock in (True, False) for worker in ("old", "new")
+    }
+    shelves = numbers(installed.log("shelves"))
+    wait_until(lambda: len(installed.noted("look")) >= len(shelves), "all jobs")
+    assert sorted(int(number) for number, _ in installed.noted("look")) == shelves
+    assert len(shelves) > 20
+    assert not installed.noted("failed")
+    for queue in ("celery", "detection_jobs"):
+        assert broker.orchestrator.dead_letters.count(queue) == 0
+    for project, names in ((stock, ("old1", "old2")), (installed, ("new1", "new2"))):
+        assert all("Traceback" not in project.log(name) for name in names)
 
 
 def test_a_priority_queue_that_exists_is_consumed_as_it_is(broker: Broker, start_worker: Callable[..., Worker]) -> None:
