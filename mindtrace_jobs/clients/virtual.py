@@ -25,6 +25,8 @@ class VirtualClient(Client):
         return self.run(work)
 
     def count(self, queue: str) -> int:
+        self._check_queue(queue)
+
         def work(session: Session) -> int:
             ready = int(session.channel._size(queue))
             if not ready:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
+from celery import _state
 from hypothesis import HealthCheck, settings
 
 from tests.jobs.servers import RabbitMQServer, RedisServer, ServerError, TcpProxy
@@ -104,11 +105,15 @@ def _rabbitmq(config: pytest.Config) -> Spaces:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """A Celery worker in this process sets the root logger's level, which would hide the warnings of later files."""
+def _process_as_it_was() -> Iterator[None]:
+    """What a Celery worker in this process leaves behind.
+
+    It sets the root logger's level, which would hide the warnings of later files, and has results refuse to be waited for.
+    """
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     yield
+    _state._set_task_join_will_block(False)
     root.setLevel(level)
     root.handlers[:] = [handler for handler in root.handlers if handler in handlers]
 
