@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from mindtrace_jobs.clients import Client, Delivery, dead_letter_queue
+from mindtrace_jobs.clients import Client, Delivery, dead_letter_queue, origin_queue
 from mindtrace_jobs.errors import (
     DecodeError,
     InvalidPayloadError,
@@ -147,7 +147,7 @@ class DeadLetters:
                 "reason": str(reason),
                 "error": text,
                 "error_type": type(error).__name__ if isinstance(error, BaseException) else "",
-                "queue": queue,
+                "queue": origin_queue(queue),
                 "at": datetime.now(UTC).isoformat(),
                 "attempts": attempts,
                 "retries": _number(headers.get("retries")),
@@ -216,6 +216,7 @@ class DeadLetters:
         Raises:
             JobNotFoundError: an id is not there; the others are put back.
         """
+        queue = origin_queue(queue)
         wanted = {job_ids} if isinstance(job_ids, str) else set(job_ids) if job_ids is not None else None
         replayed: list[str | None] = []
         total = self.count(queue)

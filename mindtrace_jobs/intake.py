@@ -102,7 +102,7 @@ class Intake:
         if expires is not None and expires < now and not delivery.dead:
             self.bury(delivery, Reason.EXPIRED, f"expired at {expires.isoformat()}")
             return None
-        if policy is not None:
+        if policy is not None and not delivery.dead:
             known = self._attempts(delivery, job.id, tracked)
             if known is None:
                 return None

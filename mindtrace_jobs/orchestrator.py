@@ -323,8 +323,8 @@ class Orchestrator:
         """Take the next job for the length of a ``with`` block: ``with orchestrator.receiving(queue) as job:``.
 
         ``job`` is None when there is none. A block that ends well acknowledges the job, recording ``job.payload.output``
-        as its result. One that raises has the job retried or dead-lettered by the retry policy, and the error goes on.
-        Arguments and errors as ``receive_message``.
+        as its result. One that raises has the job retried or dead-lettered by the retry policy, and the error goes on; a
+        job from a dead-letter queue goes back there. Arguments and errors as ``receive_message``.
         """
         return self._receiving(queue, timeout, schema)
 

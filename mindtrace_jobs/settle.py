@@ -96,7 +96,7 @@ class Settlement:
                 return
 
     def fail(self, taken: Taken, error: BaseException, policy: RetryPolicy) -> None:
-        """The work failed: run it again later if the policy allows, else dead-letter it.
+        """The work failed: run it again later if the policy allows, else dead-letter it. A dead letter stays one.
 
         Raises:
             LeaseLostError: somebody else has the job by now, and decides.
@@ -108,7 +108,7 @@ class Settlement:
             self._bury(taken, Reason.REJECTED, error)
         elif isinstance(error, InvalidOutputError):
             self._bury(taken, Reason.INVALID_OUTPUT, error)
-        elif retries >= policy.max_retries:
+        elif taken.delivery.dead or retries >= policy.max_retries:
             self._bury(taken, Reason.RETRIES_EXHAUSTED, error)
         else:
             pause = error.delay if isinstance(error, RetryJob) else None

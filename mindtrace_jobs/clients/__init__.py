@@ -15,6 +15,7 @@ from mindtrace_jobs.clients.types import (
     QueueType,
     dead_letter_queue,
     is_dead_letter_queue,
+    origin_queue,
 )
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "client_for",
     "dead_letter_queue",
     "is_dead_letter_queue",
+    "origin_queue",
     "speaks_amqp",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mindtrace_jobs.clients.types import DEAD_LETTER_SUFFIX
+from mindtrace_jobs.clients.types import origin_queue
 from mindtrace_jobs.errors import ConfigurationError
 
 #: Longest name, in bytes, that AMQP 0-9-1 has room for.
@@ -17,7 +17,7 @@ _UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 def check_queue(name: object) -> None:
     """Raise ConfigurationError unless every broker can have a queue of this name."""
-    base = name.removesuffix(DEAD_LETTER_SUFFIX) if isinstance(name, str) else name
+    base = origin_queue(name) if isinstance(name, str) else name
     _check(base, name, "queue", _LONGEST_QUEUE)
 
 

@@ -76,8 +76,13 @@ class QueueInfo(BaseModel):
 
 
 def dead_letter_queue(queue: str) -> str:
-    """The name of the queue that keeps what ``queue`` could not run."""
-    return queue + DEAD_LETTER_SUFFIX
+    """The name of the queue that keeps what ``queue`` could not run. A dead-letter queue is its own."""
+    return origin_queue(queue) + DEAD_LETTER_SUFFIX
+
+
+def origin_queue(queue: str) -> str:
+    """The queue that a dead-letter queue belongs to; any other queue itself."""
+    return queue.removesuffix(DEAD_LETTER_SUFFIX)
 
 
 def is_dead_letter_queue(queue: str) -> bool:

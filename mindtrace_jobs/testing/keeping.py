@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from mindtrace_jobs.errors import (
     UnknownTypeError,
 )
 from mindtrace_jobs.jobs import ExecutionStatus, Job
-from mindtrace_jobs.message import Message, encode
+from mindtrace_jobs.message import ATTEMPTS, Message, encode
 from mindtrace_jobs.orchestrator import Orchestrator
 from mindtrace_jobs.testing.base import (
     PATIENCE,
@@ -127,6 +128,28 @@ class DeadLetterConformance(Conformance):
         assert orchestrator.receive_message(queue) is None
         orchestrator.dead_letters.replay(queue)
         assert urls(receive_all(orchestrator, queue)) == ["a"]
+
+    def test_a_dead_letter_that_fails_by_hand_stays_where_it_is(self, orchestrator: Orchestrator, queue: str) -> None:
+        job = image_job("a")
+        _bury(orchestrator, queue, job)
+        for error in (RejectJob("still not"), ZeroDivisionError("nor now")):
+            with pytest.raises(type(error)), orchestrator.receiving(f"{queue}.dlq", timeout=PATIENCE) as dead:
+                assert dead is not None
+                raise error
+            [letter] = orchestrator.dead_letters.list(queue)
+            assert (letter.id, letter.queue, letter.error) == (job.id, queue, str(error))
+        assert orchestrator.dead_letters.list(f"{queue}.dlq") == [letter]
+        assert orchestrator.dead_letters.replay(f"{queue}.dlq") == [job.id]
+        assert receive_all(orchestrator, queue) == [job]
+
+    def test_a_dead_letter_whose_worker_vanished_can_be_taken_by_hand(
+        self, orchestrator: Orchestrator, queue: str
+    ) -> None:
+        lost = encode(image_job("a"))
+        orchestrator.client.publish(replace(lost, headers={**lost.headers, ATTEMPTS: 99}), queue=f"{queue}.dlq")
+        with orchestrator.receiving(f"{queue}.dlq", timeout=PATIENCE) as dead:
+            assert dead is not None
+        assert orchestrator.dead_letters.count(queue) == 0
 
     def test_a_replayed_submitted_job_has_a_status_again(self, orchestrator: Orchestrator, queue: str) -> None:
         handle = orchestrator.submit(image_job("a"), queue=queue)
