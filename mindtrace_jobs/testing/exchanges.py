@@ -154,20 +154,3 @@ class ExchangeConformance(Conformance):
     def test_an_unknown_exchange_type_is_refused_by_name(self, orchestrator: Orchestrator) -> None:
         with pytest.raises(ConfigurationError, match="headers"):
             orchestrator.declare_exchange("x", "headers")
-
-    def test_a_name_or_key_that_not_every_broker_takes_is_refused(
-        self, orchestrator: Orchestrator, queue: str, new_queue: NewQueue
-    ) -> None:
-        exchange = new_queue()
-        orchestrator.declare_exchange(exchange)
-        orchestrator.declare_queue(queue)
-        for name in ("", "x" * 256, "\ud800"):
-            with pytest.raises(ConfigurationError):
-                orchestrator.declare_exchange(name)
-            with pytest.raises(ConfigurationError):
-                orchestrator.bind_queue(queue, name, "key")
-        for key in ("x" * 256, "\ud800"):
-            with pytest.raises(ConfigurationError):
-                orchestrator.bind_queue(queue, exchange, key)
-            with pytest.raises(ConfigurationError):
-                orchestrator.publish_message("", image_job(), exchange=exchange, routing_key=key)
