@@ -409,7 +409,7 @@ class Orchestrator:
     # --- life
 
     def close(self) -> None:
-        """Close the connections. Using the orchestrator afterwards raises ClosedError."""
+        """Close the connections. Using the orchestrator afterwards, or waiting for a job meanwhile, raises ClosedError."""
         self.results.close()
         if self._close_client:
             self.client.close()

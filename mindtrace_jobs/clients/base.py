@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from weakref import WeakSet
 
 from mindtrace_jobs.clients.confirms import UnconfirmedError
-from mindtrace_jobs.clients.delivery import Delivery, Source, consume, drain
+from mindtrace_jobs.clients.delivery import GLANCE, Delivery, Source, consume, drain
 from mindtrace_jobs.clients.errors import map_error
 from mindtrace_jobs.clients.names import check_exchange, check_queue, check_routing_key
 from mindtrace_jobs.clients.session import Pool, Session
@@ -30,6 +30,7 @@ from mindtrace_jobs.clients.types import (
 )
 from mindtrace_jobs.errors import (
     BrokerUnavailableError,
+    ClosedError,
     ConfigurationError,
     JobsError,
     QueueNotFoundError,
@@ -305,7 +306,7 @@ class Client(ABC):
         """
 
     def close(self) -> None:
-        """Close every connection. Using the client afterwards raises ClosedError; closing again does nothing."""
+        """Close every connection. Using the client afterwards, or waiting, raises ClosedError; closing again does nothing."""
         self._pool.close()
 
     def __enter__(self) -> Self:
@@ -440,7 +441,9 @@ class Client(ABC):
         consumer = consume(session, [queue], 1, lambda raw, _: box.append(raw))
         try:
             while not box and (left := deadline - time.monotonic()) > 0:
-                drain(session, left)
+                if self.closed:
+                    raise ClosedError("this client was closed while it waited for a message")
+                drain(session, min(left, GLANCE))
         finally:
             consumer.cancel()
         return box[0] if box else None

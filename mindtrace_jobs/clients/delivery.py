@@ -29,6 +29,8 @@ DELIVERY_COUNT = "x-delivery-count"
 _DELIVERY_HEADERS = {"redelivered", DELIVERY_COUNT}
 #: Names how a producer packed the body. Kombu has unpacked it by now, or noted in ``errors`` that it could not.
 _COMPRESSION = "compression"
+#: Longest time in seconds until a wait notices that another thread has closed its client.
+GLANCE = 0.25
 #: AMQP 0-9-1 basic properties that belong to the message.
 _PROPERTIES = {"correlation_id", "reply_to", "priority", "message_id", "timestamp", "type", "app_id"}
 
@@ -216,8 +218,8 @@ class Source:
         while not self._ready:
             if self._closed or self._client.closed:
                 raise ClosedError("this source, or its client, is closed")
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._drain(left):
+            left = GLANCE if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._drain(min(left, GLANCE)) and deadline is not None and left <= GLANCE:
                 return None
         return self._ready.popleft()
 
@@ -226,7 +228,7 @@ class Source:
         """How many deliveries wait in this process."""
         return len(self._ready)
 
-    def _drain(self, timeout: float | None) -> bool:
+    def _drain(self, timeout: float) -> bool:
         """Wait for something to arrive; False when nothing did in time."""
         if self._session is None:
             self._open()
@@ -290,11 +292,11 @@ def message_of(raw: Any) -> Message:
     return Message(body, headers, raw.content_type, raw.content_encoding, properties)
 
 
-def drain(session: Session, timeout: float | None) -> bool:
+def drain(session: Session, timeout: float) -> bool:
     """Let the connection deliver what has arrived; False when nothing did within ``timeout`` seconds."""
     try:
         # Some drivers take 0 for "no timeout".
-        session.connection.drain_events(timeout=None if timeout is None else max(timeout, 0.001))
+        session.connection.drain_events(timeout=max(timeout, 0.001))
     except TimeoutError as error:
         # A socket that gave up on its peer raises the same class, but with an error number.
         if error.errno is not None:

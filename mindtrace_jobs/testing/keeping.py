@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -197,6 +198,32 @@ class LifeConformance(Conformance):
         ):
             with pytest.raises(ClosedError):
                 verb()
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_closing_ends_the_wait_of_another_thread(
+        self, orchestrator: Orchestrator, other_orchestrator: Orchestrator, queue: str, stream: bool
+    ) -> None:
+        orchestrator.declare_queue(queue)
+        raised: list[BaseException] = []
+
+        def wait() -> None:
+            try:
+                if stream:
+                    with other_orchestrator.client.consume([queue]) as source:
+                        source.next()
+                else:
+                    other_orchestrator.receive_message(queue, timeout=PATIENCE * 10)
+            except ClosedError as error:
+                raised.append(error)
+
+        waiter = threading.Thread(target=wait, daemon=True)
+        waiter.start()
+        wait_until(lambda: orchestrator.queue_info(queue).consumers != 0, "the other one waits")
+        other_orchestrator.close()
+        waiter.join(PATIENCE)
+        assert len(raised) == 1
+        orchestrator.publish_message(queue, image_job("kept"))
+        assert urls(receive_all(orchestrator, queue)) == ["kept"]
 
     def test_closing_one_leaves_the_other_working(
         self, orchestrator: Orchestrator, other_orchestrator: Orchestrator, queue: str
