@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 import warnings
@@ -28,6 +27,7 @@ from mindtrace_jobs.clients.types import (
     QueueType,
     dead_letter_queue,
 )
+from mindtrace_jobs.clients.urls import without_password
 from mindtrace_jobs.errors import (
     BrokerUnavailableError,
     ClosedError,
@@ -476,14 +476,6 @@ class Client(ABC):
 def queue_arguments(queue_type: QueueType) -> dict[str, Any]:
     """How the memory and Redis transports are told a queue's type."""
     return {QUEUE_TYPE_ARGUMENT: str(queue_type)}
-
-
-def without_password(url: str) -> str:
-    """``url``, or several separated by ``;``, with every password replaced by ``**``."""
-    return _PASSWORD.sub(r"\1**@", url)
-
-
-_PASSWORD = re.compile(r"(//[^/@:;]*:)[^;]+@")
 
 
 def _caller_level() -> int:

@@ -11,9 +11,10 @@ from amqp.exceptions import NotFound, PreconditionFailed
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT, Client
 from mindtrace_jobs.clients.confirms import Confirms
 from mindtrace_jobs.clients.delivery import message_of
-from mindtrace_jobs.clients.kombu_api import Connection, Exchange, Queue
+from mindtrace_jobs.clients.kombu_api import Exchange, Queue
 from mindtrace_jobs.clients.session import Session
 from mindtrace_jobs.clients.types import Ability, QueueInfo, QueueType
+from mindtrace_jobs.clients.urls import address, connection_to
 from mindtrace_jobs.errors import (
     BrokerError,
     PublishError,
@@ -61,9 +62,7 @@ class RabbitMQClient(Client):
     ) -> None:
         scheme = "amqps" if ssl else "amqp"
         login = f"{quote(username or 'guest', safe='')}:{quote(password or 'guest', safe='')}"
-        self._init(
-            f"{scheme}://{login}@{host or 'localhost'}:{port}/{quote(virtual_host, safe='')}", ssl=ssl, **options
-        )
+        self._init(f"{scheme}://{login}@{address(host, port)}/{quote(virtual_host, safe='')}", ssl=ssl, **options)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -85,7 +84,7 @@ class RabbitMQClient(Client):
     ) -> None:
         self.confirm_timeout = confirm_timeout
         self._definition = definition
-        connection = Connection(
+        connection = connection_to(
             _over_py_amqp(url),
             ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
             connect_timeout=connect_timeout,

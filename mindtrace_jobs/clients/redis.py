@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT
-from mindtrace_jobs.clients.kombu_api import Connection
 from mindtrace_jobs.clients.types import Ability
+from mindtrace_jobs.clients.urls import address, connection_to, without_password
 from mindtrace_jobs.clients.virtual import VirtualClient
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.jobs import BackendType
@@ -67,7 +67,7 @@ class RedisClient(VirtualClient):
         )
         scheme = "rediss" if ssl else "redis"
         self._init(
-            f"{scheme}://{login}{host or 'localhost'}:{port}/{db}",
+            f"{scheme}://{login}{address(host, port)}/{db}",
             ssl=ssl,
             lease=lease,
             key_prefix=key_prefix,
@@ -117,12 +117,17 @@ class RedisClient(VirtualClient):
             "socket_keepalive": True,
             **(transport_options or {}),
         }
-        connection = Connection(
+        connection = connection_to(
             our_url(url),
             ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
             connect_timeout=connect_timeout,
             transport_options=options,
         )
+        database = str(connection.virtual_host or "").strip("/")
+        if database and not database.isdecimal():
+            raise ConfigurationError(
+                f"{without_password(url)} names no database: what stands behind the host is a number, as /0"
+            )
         # Celery's Redis backend takes one server; its Sentinel backend takes them all.
         own = url if url.startswith("sentinel") else url.partition(";")[0]
         self._result_options: dict[str, Any] = {}

@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from weakref import WeakSet
 
-from mindtrace_jobs.clients.base import without_password
 from mindtrace_jobs.clients.errors import map_error
 from mindtrace_jobs.clients.fork_locks import hold_over_forks
+from mindtrace_jobs.clients.urls import without_password
 from mindtrace_jobs.errors import (
     BrokerError,
     ClosedError,
