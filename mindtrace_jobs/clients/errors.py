@@ -82,5 +82,5 @@ def map_error(error: BaseException, where: str, connection_errors: Sequence[type
 
 
 def _text(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
+    text = str(error).rstrip(".") or type(error).__name__
     return text if len(text) < 500 else text[:500] + "..."

@@ -63,7 +63,7 @@ class JobHandle(Generic[OutputT]):
         Raises:
             JobFailedError: the job failed; the message says why.
             JobCancelledError: it was cancelled.
-                UnknownTypeError: the output's type is not defined in this process.
+            UnknownTypeError: the output's type is not defined in this process.
             ResultTimeoutError, JobNotFoundError: as ``wait``.
         """
         output: OutputT | None = output_of(self.wait(timeout))
