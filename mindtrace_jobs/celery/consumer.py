@@ -10,7 +10,6 @@ import logging
 import threading
 from typing import Any, cast
 
-from amqp.exceptions import PreconditionFailed
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.exceptions import ContentDisallowed
@@ -20,6 +19,7 @@ from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.errors import WorkerLostError
 from mindtrace_jobs.celery.keeper import Keeper, KeptMessage, why
 from mindtrace_jobs.celery.messages import fault_of, queue_of, worker_losses
+from mindtrace_jobs.celery.queues import settle
 from mindtrace_jobs.clients.delivery import DELIVERY_COUNT
 from mindtrace_jobs.deadletter import Reason
 from mindtrace_jobs.errors import DecodeError
@@ -85,23 +85,11 @@ class JobsConsumerMixin:
         return call
 
     def _declare_queues(self, connection: Any) -> None:
-        """Use queues that exist with other arguments as they are: declaring them would close the channel."""
-        if connection.transport.driver_type != "amqp":
-            return
-        for queue in self.app.amqp.queues.consume_from.values():
-            if queue.no_declare:
-                continue
-            try:
-                with connection.channel() as channel:
-                    queue(channel).declare()
-            except PreconditionFailed as error:
-                queue.no_declare = True
-                log.warning(
-                    "queue %s exists with other arguments and is used as it is (%s)",
-                    queue.name,
-                    error,
-                    extra={"action": "declare_queue", "queue": queue.name},
-                )
+        """Use queues that exist with other arguments as they are."""
+        if connection.transport.driver_type == "amqp":
+            for queue in self.app.amqp.queues.consume_from.values():
+                if not queue.no_declare:
+                    settle(queue, connection)
 
     # --- what Celery drops
 
@@ -191,17 +179,9 @@ class JobsConsumerMixin:
         task: Any = self.app.tasks.get(name) if isinstance(name, str) else None
         if not getattr(task, "is_job", False):
             return True
-        counted = hasattr(message.channel, _MARK)
-        losses = worker_losses(message.headers, counted=counted)
-        info = message.delivery_info or {}
-        if not counted and info.get("redelivered") and DELIVERY_COUNT not in message.headers:
-            recorded = task.started_attempts(message.headers["id"])
-            if recorded is None:
-                # Without a record of starts, count on the message itself: its place in the queue is the price.
-                self.keeper.run_again(message, self.queue_of(message), losses + 1)
-                message.ack()
-                return False
-            losses = max(losses, recorded)
+        losses = self._losses(task, message)
+        if losses is None:
+            return False
         message.headers[ATTEMPTS] = losses
         if losses < self._installation.max_worker_losses:
             return True
@@ -213,6 +193,28 @@ class JobsConsumerMixin:
         message.ack()
         self.keeper.fail(message, error)
         return False
+
+    def _losses(self, task: Any, message: Any) -> int | None:
+        """How often work on a job began and its worker vanished; None if a copy that says so was put in its place."""
+        headers = message.headers
+        counted = hasattr(message.channel, _MARK)
+        if counted or not (message.delivery_info or {}).get("redelivered"):
+            return worker_losses(headers, counted=counted)
+        recorded = None if headers.get("ignore_result") else task.started_attempts(headers["id"])
+        if recorded is None and DELIVERY_COUNT in headers:
+            return worker_losses(headers, counted=False)
+        if recorded is None:
+            # Without a record of starts, count on the message itself: its place in the queue is the price.
+            losses = worker_losses(headers, counted=False) + 1
+        else:
+            losses = max(worker_losses(headers, counted=True), int(recorded))
+            limit = self._installation.max_worker_losses
+            if losses >= limit or worker_losses(headers, counted=False) < limit:
+                return losses
+            # A quorum queue counts deliveries, and beyond its own limit drops what it delivered, begun or not.
+        self.keeper.run_again(message, self.queue_of(message), losses)
+        message.ack()
+        return None
 
 
 class JobsConsumer(JobsConsumerMixin, Consumer):  # type: ignore[misc]

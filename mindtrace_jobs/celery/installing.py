@@ -16,10 +16,11 @@ SERIALIZER = "pydantic"
 #: By name: settings can then be printed, copied and written to a file.
 _ROUTER = "mindtrace_jobs.routing:documented_router"
 #: Steps of a worker and of its consumer, by name: a producer imports nothing that only workers need.
-_STEPS = {
-    "worker": "mindtrace_jobs.celery.steps:ExtendedConsumer",
-    "consumer": "mindtrace_jobs.celery.steps:ConsumerTimeoutWarning",
-}
+_STEPS = (
+    ("worker", "mindtrace_jobs.celery.steps:ExtendedConsumer"),
+    ("consumer", "mindtrace_jobs.celery.steps:ConsumerTimeoutWarning"),
+    ("consumer", "mindtrace_jobs.celery.steps:DeliveryLimitWarning"),
+)
 
 
 def install(
@@ -39,8 +40,8 @@ def install(
     - appends a router for jobs behind the app's own ``task_routes``,
     - connects to Redis and memory over this package's transports, which lose no job and renew leases,
     - has log records say which job made them, by a filter on the handlers of Celery's loggers,
-    - adds worker steps: one extends the worker's consumer class, the app's own too, so that no message is dropped, one
-      warns when RabbitMQ would take long jobs back.
+    - adds worker steps: one extends the worker's consumer class, the app's own too, so that no message is dropped, others
+      warn when RabbitMQ would take long jobs back, or a quorum queue drop jobs.
 
     What is assigned to ``app.conf`` after its settings were read replaces what was added to them: call it last then.
 
@@ -68,7 +69,7 @@ def install(
     register_types()
     connect()
     app.amqp.Connection = over_our_transports(app.amqp.Connection, lease)
-    for blueprint, step in _STEPS.items():
+    for blueprint, step in _STEPS:
         app.steps[blueprint].add(step)
 
     def configured(**_: Any) -> None:

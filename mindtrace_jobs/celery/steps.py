@@ -9,7 +9,9 @@ from celery import bootsteps
 from celery.utils.imports import symbol_by_name
 from celery.worker.consumer.tasks import Tasks
 
+from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.consumer import with_jobs
+from mindtrace_jobs.celery.queues import QUEUE_TYPE, QUORUM
 
 log = logging.getLogger("mindtrace_jobs.celery")
 
@@ -17,6 +19,12 @@ log = logging.getLogger("mindtrace_jobs.celery")
 _CONSUMER_TIMEOUT = 30 * 60
 _FIRST_VERSION = (3, 8, 17)
 _QUEUE_ARGUMENT = "x-consumer-timeout"
+
+
+#: How often a quorum queue delivers a message again if it does not say so itself, since the version that has a limit.
+_DELIVERY_LIMIT = 20
+_FIRST_LIMITED_VERSION = (4, 0, 0)
+_LIMIT_ARGUMENT = "x-delivery-limit"
 
 
 class ExtendedConsumer(bootsteps.Step):  # type: ignore[misc]
@@ -67,6 +75,39 @@ class ConsumerTimeoutWarning(bootsteps.StartStopStep):  # type: ignore[misc]
                 _CONSUMER_TIMEOUT,
                 extra={"action": "check_consumer_timeout", "job_name": task.name, "queue": queue.name},
             )
+
+
+class DeliveryLimitWarning(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Warns when a quorum queue would drop a job before it is dead-lettered for losing its worker.
+
+    Arguments are those of the app's ``task_queues``; what a policy of the server says cannot be read over AMQP.
+    """
+
+    requires = (Tasks,)
+
+    def start(self, consumer: Any) -> None:
+        """Compare the queues' limits with the number of workers a job may lose."""
+        if consumer.connection.transport.driver_type != "amqp":
+            return
+        found = installation.find(consumer.app)
+        losses = found.max_worker_losses if found is not None else 0
+        limited = (server_version(consumer.connection) or ()) >= _FIRST_LIMITED_VERSION
+        for queue in consumer.app.amqp.queues.consume_from.values():
+            arguments = queue.queue_arguments or {}
+            limit = arguments.get(_LIMIT_ARGUMENT, _DELIVERY_LIMIT if limited else None)
+            if arguments.get(QUEUE_TYPE) != QUORUM or limit is None or "x-dead-letter-exchange" in arguments:
+                continue
+            if limit < losses:
+                log.warning(
+                    "queue %s drops a job that it has delivered %d times, but jobs are dead-lettered when they have lost "
+                    "%d workers: declare it with %r of %d or more, or give it an x-dead-letter-exchange",
+                    queue.name,
+                    limit + 1,
+                    losses,
+                    _LIMIT_ARGUMENT,
+                    losses,
+                    extra={"action": "check_delivery_limit", "queue": queue.name},
+                )
 
 
 def server_version(connection: Any) -> tuple[int, ...] | None:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-from amqp.exceptions import PreconditionFailed
 from celery import Task
 from celery.exceptions import Reject, Retry
 from celery.utils.imports import symbol_by_name
@@ -23,7 +22,7 @@ from mindtrace_jobs.celery.context import CANCELLED, JobContext, delivery_of
 from mindtrace_jobs.celery.errors import CancelledIgnore, InvalidInputError, InvalidOutputError, RetriesExceededError
 from mindtrace_jobs.celery.event_loop import event_loop
 from mindtrace_jobs.celery.parameters import Parameters, parameters_of
-from mindtrace_jobs.celery.publish import CONFIRM_TIMEOUT, confirming_producer, exists_otherwise
+from mindtrace_jobs.celery.publish import CONFIRM_TIMEOUT, confirming_producer
 from mindtrace_jobs.clients import speaks_amqp
 from mindtrace_jobs.errors import ConfigurationError, JobCancelledError, RetryJob
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobOutput, JobSchema
@@ -158,13 +157,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
                 producer = stack.enter_context(confirming_producer(self.app))
                 if producer is not None:
                     options.setdefault("confirm_timeout", CONFIRM_TIMEOUT)
-            try:
-                return super().apply_async(sent, named, task_id, producer, link, link_error, shadow, **options)
-            except PreconditionFailed as error:
-                if "declare" in options or not exists_otherwise(error):
-                    raise
-                options["declare"] = []
-                return super().apply_async(sent, named, task_id, producer, link, link_error, shadow, **options)
+            return super().apply_async(sent, named, task_id, producer, link, link_error, shadow, **options)
 
     # --- running
 

@@ -15,6 +15,7 @@ from mindtrace_jobs import (
     Orchestrator,
     PublishError,
     QueueNotFoundError,
+    RejectJob,
     ResultsNotConfiguredError,
 )
 from mindtrace_jobs.testing.base import PATIENCE, receive_all, wait_for_ready
@@ -79,6 +80,49 @@ def test_an_existing_queue_with_other_arguments_is_used_as_it_is_with_one_warnin
     assert ran == ["a", "b"]
     orchestrator.publish_message("theirs", image_job("late"), delay=0.05)
     assert orchestrator.receive_message("theirs", timeout=PATIENCE) is not None
+
+
+@pytest.fixture
+def quorum_queue(rabbitmq_url: str) -> str:
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": 3}
+    with kombu.Connection(rabbitmq_url) as connection, connection.channel() as channel:
+        channel.queue_declare("quorum", durable=True, auto_delete=False, arguments=arguments)
+    return "quorum"
+
+
+def test_a_quorum_queue_is_used_as_any_other(orchestrator: Orchestrator, quorum_queue: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        orchestrator.declare_queue(quorum_queue)
+    assert len(caught) == 1
+    jobs = [image_job(str(number)) for number in range(4)]
+    orchestrator.publish_message(quorum_queue, jobs[0])
+    orchestrator.publish_many(quorum_queue, jobs[1:])
+    wait_for_ready(orchestrator, quorum_queue, 4)
+    assert orchestrator.receive_message(quorum_queue, schema=ImageSchema) == jobs[0]
+    with pytest.raises(RejectJob), orchestrator.receiving(quorum_queue):
+        raise RejectJob("not this one")
+    assert orchestrator.dead_letters.show(quorum_queue, jobs[1].id).reason == "rejected"
+    ran: list[str] = []
+    consumer: Consumer[ImageSchema] = Consumer(orchestrator, quorum_queue, lambda job: ran.append(job.id), prefetch=2)
+    assert consumer.consume(2, timeout=PATIENCE) == 2
+    assert ran == [job.id for job in jobs[2:]]
+    orchestrator.publish_message(quorum_queue, image_job("late"), delay=0.05)
+    assert orchestrator.receive_message(quorum_queue, timeout=PATIENCE) is not None
+
+
+def test_a_quorum_queue_drops_what_comes_back_more_often_than_its_limit(
+    orchestrator: Orchestrator, quorum_queue: str
+) -> None:
+    """So the number of workers a job may lose must not be greater."""
+    job = image_job()
+    orchestrator.publish_message(quorum_queue, job)
+    for returned in range(4):
+        delivery = orchestrator.client.get(quorum_queue, timeout=PATIENCE)
+        assert delivery is not None
+        assert delivery.attempts == returned
+        delivery.requeue()
+    assert orchestrator.client.get(quorum_queue) is None
 
 
 def test_virtual_hosts_are_strangers(rabbitmq_server: RabbitMQServer, orchestrator: Orchestrator) -> None:

@@ -21,6 +21,12 @@ from tests.jobs.servers.process import ServerProcess
 
 ROOT = Path(__file__).parents[3]
 QUEUES = ("celery", "reports", "detection_jobs")
+#: Of quorum_jobs.py. A job that has lost three workers is dead-lettered.
+QUORUM_QUEUES: dict[str, dict[str, Any]] = {
+    "quorum_jobs": {"x-queue-type": "quorum", "x-delivery-limit": 3},
+    "hasty_quorum_jobs": {"x-queue-type": "quorum", "x-delivery-limit": 2},
+    "kept_quorum_jobs": {"x-queue-type": "quorum", "x-delivery-limit": 2, "x-dead-letter-exchange": "elsewhere"},
+}
 _numbers = count()
 
 
