@@ -7,9 +7,10 @@ from typing import Any
 
 from mindtrace_jobs.clients.base import Client, queue_arguments
 from mindtrace_jobs.clients.delivery import message_of
+from mindtrace_jobs.clients.errors import map_error
 from mindtrace_jobs.clients.session import Session
 from mindtrace_jobs.clients.types import QueueInfo, QueueType
-from mindtrace_jobs.errors import PublishError, QueueNotFoundError
+from mindtrace_jobs.errors import AccessDeniedError, PublishError, QueueNotFoundError
 from mindtrace_jobs.message import Message
 
 
@@ -89,7 +90,7 @@ class VirtualClient(Client):
                     batch.flush()
             except Exception as error:
                 refused: dict[str, str] = dict(getattr(error, "refused", ()))
-                if not refused:
+                if not refused or isinstance(map_error(error, self.where, ()), AccessDeniedError):
                     raise
                 # What comes after would be refused as well.
                 for message in messages[start + _BATCH :]:

@@ -22,21 +22,23 @@ from tests.jobs.redis_channels import PATIENCE, server, tracks
 from tests.jobs.servers import wait_until
 
 LEASE = 1.0
+_ALONE = ("--without-gossip", "--without-mingle")
 
 PROGRAM = """
 import os, sys, time
 from celery import Celery
 from tests.jobs.test_redis_transport_celery import make_app
-app = make_app(os.environ["TEST_BROKER"])
+app = make_app(os.environ["TEST_BROKER"], os.environ["TEST_PREFIX"])
 """
 
 
-def make_app(url: str) -> Any:
-    """The app of the test and of its workers."""
+def make_app(url: str, prefix: str = "") -> Any:
+    """The app of the test and of its workers, with a prefix before its keys."""
     register_aliases()
     app = Celery("tests", broker=our_url(url), backend=url, set_as_current=False)
     app.conf.update(
-        broker_transport_options={"lease": LEASE},
+        broker_transport_options={"lease": LEASE, "global_keyprefix": prefix},
+        result_backend_transport_options={"global_keyprefix": prefix},
         broker_connection_retry_on_startup=True,
         worker_prefetch_multiplier=4,
         task_reject_on_worker_lost=True,
@@ -57,9 +59,11 @@ def make_app(url: str) -> Any:
 
 
 class Worker:
-    """A Celery worker in a process of its own."""
+    """A Celery worker in a process of its own, which takes no notice of others if it is ``alone``."""
 
-    def __init__(self, url: str, pool: str, folder: Path, name: str = "one") -> None:
+    def __init__(
+        self, url: str, pool: str, folder: Path, name: str = "one", *, prefix: str = "", alone: bool = True
+    ) -> None:
         self.log = folder / f"{name}.log"
         (folder / "worker_app.py").write_text(PROGRAM)
         root = Path(__file__).parents[2]
@@ -67,9 +71,9 @@ class Worker:
         arguments = ["-A", "worker_app", "worker", "-P", pool, "-c", "2", "-l", "info", "-n", f"{name}@test"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", *arguments, "--without-gossip", "--without-mingle"],
+                [sys.executable, "-m", "celery", *arguments, *(_ALONE if alone else ())],
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": path, "TEST_BROKER": url},
+                env={**os.environ, "PYTHONPATH": path, "TEST_BROKER": url, "TEST_PREFIX": prefix},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
