@@ -25,6 +25,7 @@ from tests.jobs.redis_channels import server, tracks
 from tests.jobs.servers import RedisServer, wait_until
 from tests.jobs.servers.process import ServerProcess
 
+KINDS = (Kind.OURS, Kind.CELERY_SOLO, Kind.CELERY_THREADS, Kind.CELERY_PREFORK)
 LEASE = 1.0
 WORK = 4.0
 #: Seconds until the second job may start.
@@ -70,7 +71,7 @@ class Stage:
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Kind, Stage]]:
     """Every kind, with its jobs done."""
-    kinds = (Kind.OURS, Kind.CELERY_SOLO, Kind.CELERY_THREADS, Kind.CELERY_PREFORK, Kind.STOCK_CELERY)
+    kinds = (*KINDS, Kind.STOCK_CELERY)
     with RedisServer() as redis, ExitStack() as stack:
         stages = {}
         for database, kind in enumerate(kinds):
@@ -100,7 +101,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Kind, Stag
         yield stages
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if not kind.stock])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_job_longer_than_its_lease_and_one_that_waits_longer_run_once(stages: dict[Kind, Stage], kind: Kind) -> None:
     stage = stages[kind]
     assert stage.starts() == {LONG: 1, WAITING: 1}

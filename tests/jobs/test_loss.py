@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from tests.jobs.loss.brokers import RabbitMQBroker, RedisBroker
-from tests.jobs.loss.plan import Kind, Plan
+from tests.jobs.loss.plan import Kind, Plan, token
 from tests.jobs.loss.run import run
 from tests.jobs.redis_channels import Child, connection, consume, drain, publish, server, tracks
 from tests.jobs.servers import RedisServer, TcpProxy, wait_until
 
 LEASE = 1.0
 
-#: A consumer that waits for a message and reports it.
+#: A consumer that says when it has nothing left to do but to wait, then waits for messages and reports them.
 CONSUMER = """
 from tests.jobs.redis_channels import connection, consume
 url, lease, stock = sys.argv[1:]
@@ -37,11 +37,6 @@ def _blocked(client: Any) -> bool:
     return any(one["cmd"] == "brpop" and "b" in one["flags"] for one in client.client_list())
 
 
-def _told_of_changes(client: Any) -> bool:
-    """Whether a consumer's claim found nothing, so that the server has it tracked."""
-    return int(client.info("stats")["tracking_total_items"]) > 0
-
-
 def test_stock_loses_a_message_whose_consumer_is_killed_before_it_has_heard_of_it(
     own_redis_server: RedisServer, proxy_to: Callable[[str], TcpProxy]
 ) -> None:
@@ -55,13 +50,14 @@ def test_stock_loses_a_message_whose_consumer_is_killed_before_it_has_heard_of_i
 
             # when: the server hands it a message, and it dies before the reply arrives
             proxy.freeze(requests=False, replies=True)
-            publish(producer.default_channel, "precious")
+            publish(producer.default_channel, token(7))
             child.signal(signal.SIGKILL)
             child.process.wait()
 
-        # then: the message is nowhere, and no restore can bring it back
+        # then: the message is nowhere, no restore can bring it back, and the server's history says who had it
         assert not client.exists("q")
         assert not tracks(client)
+        assert RedisBroker(own_redis_server).gone_with_stock() == {7}
 
 
 def test_a_message_whose_consumer_is_killed_before_it_has_heard_of_it_is_back_within_the_lease(
@@ -74,11 +70,10 @@ def test_a_message_whose_consumer_is_killed_before_it_has_heard_of_it_is_back_wi
         channel = source.default_channel
         with Child(CONSUMER, proxy.url(url), str(LEASE), "ours") as child:
             assert child.line() == "waits"
-            wait_until(lambda: _told_of_changes(client), "it waits")
 
             # when: it is told, claims the message, and dies before the reply arrives
             child.signal(signal.SIGSTOP)
-            publish(channel, "precious")
+            publish(channel, token(7))
             client.ping()  # the server has told it by now, and the proxy passes that on before it freezes
             proxy.freeze(requests=False, replies=True)
             child.signal(signal.SIGCONT)
@@ -89,9 +84,10 @@ def test_a_message_whose_consumer_is_killed_before_it_has_heard_of_it_is_back_wi
 
         # then: somebody else gets it
         received = drain(source, consume(channel), 1)
-        assert received[0].payload == "precious"
+        assert received[0].payload == token(7)
         received[0].ack()
         wait_until(lambda: not tracks(client), "the acknowledgement is done")
+        assert RedisBroker(own_redis_server).gone_with_stock() == set()
 
 
 @pytest.mark.parametrize("kind", [Kind.OURS, Kind.CELERY_THREADS])
@@ -100,6 +96,19 @@ def test_kills_a_restart_and_cuts_lose_no_job_on_redis(own_redis_server: RedisSe
     report = run(Plan(kind, jobs=250, kills=kills, restarts=1, cuts=2), RedisBroker(own_redis_server))
     assert report.clean, report.as_text()
     assert (report.executed, report.kills, report.restarts, report.cuts) == (report.jobs, kills, 1, 2)
+
+
+@pytest.mark.parametrize("spare_stock", [False, True], ids=["kills of both", "kills of ours"])
+def test_kills_of_workers_that_share_a_queue_with_stock_ones_lose_no_job_that_ours_had(
+    own_redis_server: RedisServer, spare_stock: bool
+) -> None:
+    plan = Plan(Kind.MIXED, jobs=200, kills=4, workers=3, spare_stock=spare_stock)
+    report = run(plan, RedisBroker(own_redis_server))
+    assert report.clean, report.as_text()
+    assert report.executed + len(report.lost_by_stock) == report.jobs
+    assert (report.kills, report.stock_kills) == (4, 0 if spare_stock else 2)
+    if spare_stock:
+        assert report.lost_by_stock == []
 
 
 def test_kills_and_cuts_lose_no_job_on_rabbitmq(rabbitmq_url: str) -> None:

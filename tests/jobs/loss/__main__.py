@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--lease", type=float, default=2.0, help="seconds; the controls' visibility timeout")
     parser.add_argument("--work", type=float, default=0.004, help="seconds that a job takes")
     parser.add_argument("--seed", type=int, default=1, help="of the order and the instants of the faults")
+    parser.add_argument("--spare-stock", action="store_true", help="of mixed consumers, kill only ours")
     parser.add_argument("--logs", type=Path, help="folder to which the consumers' logs are copied")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options = vars(parser.parse_args())
@@ -40,7 +41,8 @@ def main() -> int:
 
 def _run(broker: str, plan: Plan, logs: Path | None) -> Report:
     if broker == "redis":
-        with RedisServer(appendonly=True) as redis:
+        # The whole history is read at the end.
+        with RedisServer(appendonly=True, arguments=["--auto-aof-rewrite-percentage", "0"]) as redis:
             return run(plan, RedisBroker(redis), logs)
     with RabbitMQServer() as node:
         return run(plan, RabbitMQBroker(node.url(), node), logs)

@@ -12,6 +12,7 @@ from typing import Any
 from kombu import Connection
 
 from mindtrace_jobs.clients import dead_letter_queue
+from tests.jobs.loss.history import gone_with_stock
 from tests.jobs.loss.plan import QUEUE
 from tests.jobs.redis_channels import server, tracks
 from tests.jobs.servers import RabbitMQServer, RedisServer
@@ -48,6 +49,10 @@ class Broker(ABC):
     def left(self) -> Left:
         """What is there. It may be taken away by looking."""
 
+    def gone_with_stock(self) -> set[int]:
+        """The jobs that are nowhere and that stock consumers had last, as far as the broker can tell."""
+        return set()
+
 
 class RedisBroker(Broker):
     """Database 0 of a Redis server with an append-only file."""
@@ -78,6 +83,9 @@ class RedisBroker(Broker):
         messages = [json.loads(value) for value in waiting] + [json.loads(value)[0] for value in held]
         numbers = {number for message in messages for number in _numbers(_body(message))}
         return Left(numbers, names, dead)
+
+    def gone_with_stock(self) -> set[int]:
+        return gone_with_stock(self._server.folder, lambda message: _numbers(_body(message)))
 
 
 class RabbitMQBroker(Broker):

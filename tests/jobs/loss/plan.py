@@ -20,6 +20,13 @@ class Kind(StrEnum):
     CELERY_THREADS = "celery-threads"
     STOCK_KOMBU = "stock-kombu"
     STOCK_CELERY = "stock-celery"
+    #: Stock Celery workers and installed ones side by side.
+    MIXED = "mixed"
+
+    @property
+    def members(self) -> tuple[Kind, ...]:
+        """The kinds of its workers, in turn."""
+        return (Kind.STOCK_CELERY, Kind.CELERY_PREFORK, Kind.CELERY_SOLO) if self is Kind.MIXED else (self,)
 
     @property
     def pool(self) -> str:
@@ -41,7 +48,7 @@ class Plan:
     Args:
         kind: Who consumes.
         jobs: Jobs queued at the start; as many again whenever the consumers run dry before the last fault.
-        kills: Consumers killed with SIGKILL, each replaced at once.
+        kills: Consumers killed with SIGKILL, each replaced at once. Of mixed ones, stock ones and ours in turn.
         restarts: Restarts of the broker, every other one a SIGKILL.
         cuts: Times that all connections of all consumers are cut, every other time with RST.
         workers: Consumer processes at a time.
@@ -49,6 +56,7 @@ class Plan:
         lease: Seconds; for the controls the visibility timeout.
         work: Seconds a job takes.
         seed: Of the order and the instants of the faults.
+        spare_stock: Of mixed consumers, kill only ours. Cuts and restarts hit both.
     """
 
     kind: Kind
@@ -61,6 +69,7 @@ class Plan:
     lease: float = 2.0
     work: float = 0.004
     seed: int = 1
+    spare_stock: bool = False
 
 
 @dataclass
@@ -72,6 +81,8 @@ class Report:
     #: Jobs published.
     jobs: int
     kills: int
+    #: How many of the kills hit stock consumers.
+    stock_kills: int
     restarts: int
     cuts: int
     #: Jobs that were executed at least once.
@@ -80,6 +91,8 @@ class Report:
     duplicates: int = 0
     #: Jobs never executed that are nowhere on the broker.
     lost: list[int] = field(default_factory=list)
+    #: The same, where mixed consumers share a queue and a stock one had the job last: its loss, not ours.
+    lost_by_stock: list[int] = field(default_factory=list)
     #: Jobs never executed that are still on the broker though consumers were there for long enough.
     stuck: list[int] = field(default_factory=list)
     dead_lettered: int = 0
@@ -91,7 +104,7 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Whether every job was executed and nothing is left behind."""
+        """Whether every job was executed that stock consumers did not lose, and nothing is left behind."""
         return not (self.lost or self.stuck or self.dead_lettered or self.left)
 
     def as_json(self) -> str:
@@ -104,9 +117,10 @@ class Report:
         return "\n".join(
             (
                 f"{self.consumer} on {self.broker}: {verdict} ({self.seconds:.1f} s)",
-                f"  faults      {self.kills} kills, {self.restarts} restarts, {self.cuts} cuts, {self.stalls} stalls",
+                f"  faults      {self.kills} kills ({self.stock_kills} of stock), {self.restarts} restarts, {self.cuts} cuts, {self.stalls} stalls",
                 f"  executed    {self.executed} of {self.jobs} jobs, {self.duplicates} executions more than once",
                 f"  lost        {len(self.lost)} {self.lost[:10] or ''}",
+                f"  by stock    {len(self.lost_by_stock)} {self.lost_by_stock[:10] or ''}",
                 f"  stuck       {len(self.stuck)} {self.stuck[:10] or ''}",
                 f"  dead        {self.dead_lettered}",
                 f"  left behind {', '.join(self.left) or 'nothing'}",

@@ -10,6 +10,7 @@ from kombu import Connection, Exchange, Producer, Queue
 
 from mindtrace_jobs import Orchestrator
 from mindtrace_jobs.testing.models import image_job
+from mindtrace_jobs.transports import our_url, register_aliases
 from tests.jobs.loss.plan import QUEUE, Kind, token
 
 
@@ -85,6 +86,24 @@ class StockPublisher:
         return task.body, task.headers, {"correlation_id": task.properties["correlation_id"]}
 
 
+class MixedPublisher:
+    """Celery tasks, every other one over this package's transport."""
+
+    def __init__(self, url: str) -> None:
+        register_aliases()
+        self._publishers = [StockPublisher(url, tasks=True), StockPublisher(our_url(url), tasks=True)]
+
+    def publish(self, numbers: range) -> None:
+        for one, share in zip(self._publishers, (numbers[::2], numbers[1::2]), strict=True):
+            one.publish(share)
+
+    def close(self) -> None:
+        for one in self._publishers:
+            one.close()
+
+
 def publisher(kind: Kind, url: str) -> Publisher:
     """The publisher for a kind of consumer."""
+    if kind is Kind.MIXED:
+        return MixedPublisher(url)
     return JobPublisher(url) if kind is Kind.OURS else StockPublisher(url, tasks=bool(kind.pool))

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.jobs.loss.brokers import Broker
-from tests.jobs.loss.plan import Plan, Report
+from tests.jobs.loss.plan import Kind, Plan, Report
 from tests.jobs.loss.processes import Options, lines, start
 from tests.jobs.loss.publishing import Publisher, publisher
 from tests.jobs.servers import ServerError, TcpProxy
@@ -71,6 +71,7 @@ class _Run:
         self._random = random.Random(plan.seed)
         self._publisher: Publisher = publisher(plan.kind, broker.url)
         self._workers: dict[str, ServerProcess] = {}
+        self._kinds: dict[str, Kind] = {}
         self._started = 0
         self._published = 0
         self._faults: Counter[str] = Counter()
@@ -78,8 +79,8 @@ class _Run:
 
     def work(self) -> None:
         self._publish()
-        for _ in range(self._plan.workers):
-            self._start_worker()
+        for number in range(self._plan.workers):
+            self._start_worker(self._plan.kind.members[number % len(self._plan.kind.members)])
         faults = [self._kill] * self._plan.kills + [self._restart] * self._plan.restarts + [self._cut] * self._plan.cuts
         self._random.shuffle(faults)
         for fault in faults:
@@ -98,16 +99,20 @@ class _Run:
         executed = self._executed()
         missing = set(range(self._published)) - set(executed)
         left = self._broker.left()
+        gone = missing - left.numbers
+        by_stock = gone & self._broker.gone_with_stock() if self._plan.kind is Kind.MIXED else set()
         return Report(
             broker=self._broker.name,
             consumer=self._plan.kind,
             jobs=self._published,
             kills=self._faults["kill"],
+            stock_kills=self._faults["stock kill"],
             restarts=self._faults["restart"],
             cuts=self._faults["cut"],
             executed=len(executed),
             duplicates=executed.total() - len(executed),
-            lost=sorted(missing - left.numbers),
+            lost=sorted(gone - by_stock),
+            lost_by_stock=sorted(by_stock),
             stuck=sorted(missing & left.numbers),
             dead_lettered=left.dead_lettered,
             left=left.names,
@@ -118,19 +123,29 @@ class _Run:
 
     def _kill(self) -> None:
         """Kill a consumer that has worked, at a random instant, and start another."""
-        name = self._random.choice(sorted(self._at_work()) or sorted(self._workers))
+        victims = self._victims()
+        name = self._random.choice(sorted(self._at_work() & victims) or sorted(victims))
+        kind = self._kinds[name]
         self._pause()
         process = self._workers[name]
         ways: list[Callable[[ServerProcess], object]] = [ServerProcess.kill]
-        if self._plan.kind.pool == "prefork":
+        if kind.pool == "prefork":
             ways += [_kill_main, _kill_child]
         way = self._random.choice(ways)
         way(process)
         self._faults["kill"] += 1
+        self._faults["stock kill"] += kind.stock
         if way is not _kill_child:
             del self._workers[name]
-            self._start_worker()
+            self._start_worker(kind)
             process.kill()  # what is left of its group
+
+    def _victims(self) -> set[str]:
+        """Who may be killed next: all, or of mixed consumers stock ones and ours in turn."""
+        if self._plan.kind is not Kind.MIXED:
+            return set(self._workers)
+        stock = not self._plan.spare_stock and self._faults["kill"] % 2 == 0
+        return {name for name in self._workers if self._kinds[name].stock is stock}
 
     def _restart(self) -> None:
         self._pause()
@@ -194,7 +209,7 @@ class _Run:
 
     # --- consumers
 
-    def _start_worker(self) -> None:
+    def _start_worker(self, kind: Kind) -> None:
         name = f"w{self._started}"
         self._started += 1
         plan = self._plan
@@ -205,9 +220,10 @@ class _Run:
             work=plan.work,
             lease=plan.lease,
             prefetch=plan.prefetch,
-            stock=plan.kind.stock,
+            stock=kind.stock,
         )
-        self._workers[name] = start(plan.kind, options, self._folder)
+        self._kinds[name] = kind
+        self._workers[name] = start(kind, options, self._folder)
 
     def _stop_workers(self) -> None:
         for process in self._workers.values():
