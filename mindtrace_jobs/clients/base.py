@@ -19,8 +19,6 @@ from mindtrace_jobs.clients.errors import map_error
 from mindtrace_jobs.clients.names import check_exchange, check_queue, check_routing_key
 from mindtrace_jobs.clients.session import Pool, Session
 from mindtrace_jobs.clients.types import (
-    EXCHANGE_ARGUMENT,
-    QUEUE_TYPE_ARGUMENT,
     Ability,
     ExchangeType,
     QueueInfo,
@@ -38,6 +36,7 @@ from mindtrace_jobs.errors import (
 )
 from mindtrace_jobs.jobs import BackendType
 from mindtrace_jobs.message import Message
+from mindtrace_jobs.transports.protocol import EXCHANGE_ARGUMENT, QUEUE_TYPE_ARGUMENT
 
 if TYPE_CHECKING:
     from types import TracebackType

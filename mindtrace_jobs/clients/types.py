@@ -6,10 +6,6 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-#: Queue argument by which the memory and Redis transports are told a queue's type.
-QUEUE_TYPE_ARGUMENT = "x-job-queue"
-#: Exchange argument by which they are told that a fanout exchange keeps a copy for each bound queue, as AMQP does.
-EXCHANGE_ARGUMENT = "x-job-exchange"
 #: Suffix of the queue that keeps what cannot be run.
 DEAD_LETTER_SUFFIX = ".dlq"
 
