@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.jobs.celery.projects import Project
 from tests.jobs.celery.workers import Broker, Worker
 from tests.jobs.servers import RedisServer
 
@@ -60,6 +62,21 @@ def start_worker(broker: Broker, tmp_path: Path) -> Iterator[Callable[..., Worke
     yield start
     for worker in workers:
         worker.close()
+
+
+@pytest.fixture
+def new_project(broker: Broker, tmp_path: Path) -> Iterator[Callable[..., Project]]:
+    """Makes copies of the project in ``project/``; what they start is ended with the test."""
+    made: list[Project] = []
+
+    def make(name: str, on: Broker = broker, **options: Any) -> Project:
+        project = Project(tmp_path / name, on, **options)
+        made.append(project)
+        return project
+
+    yield make
+    for project in made:
+        project.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -69,7 +69,8 @@ class Project:
 
     def log(self, name: str) -> str:
         """What a process has written."""
-        return (self.folder / f"{name}.log").read_text(errors="replace")
+        file = self.folder / f"{name}.log"
+        return file.read_text(errors="replace") if file.exists() else ""
 
     def start(self, name: str, *command: str) -> ServerProcess:
         """Start ``python`` with arguments in the project's folder."""

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
-import pytest
+from collections.abc import Callable
 
 from tests.jobs.celery.projects import Project
 from tests.jobs.celery.workers import Broker
 from tests.jobs.servers import wait_until
 
 
-@pytest.fixture
-def new_project(
-    broker: Broker, new_broker: Callable[[str], Broker], tmp_path: Path
-) -> Iterator[Callable[..., Project]]:
-    """Makes copies of the project, each on a broker of its own; what they start is ended with the test."""
-    made: list[Project] = []
-
-    def make(name: str, **options: Any) -> Project:
-        project = Project(tmp_path / name, new_broker(broker.kind) if made else broker, **options)
-        made.append(project)
-        return project
-
-    yield make
-    for project in made:
-        project.close()
-
-
-def test_its_tests_pass_before_and_after_and_with_jobs_added(new_project: Callable[..., Project]) -> None:
-    stock, installed, with_jobs = (
-        new_project("stock"),
-        new_project("installed", installed=True),
-        new_project("with_jobs", jobs=True),
-    )
+def test_its_tests_pass_before_and_after_and_with_jobs_added(
+    broker: Broker, new_broker: Callable[[str], Broker], new_project: Callable[..., Project]
+) -> None:
+    # Each on a broker of its own, so that they need not wait for one another.
+    stock = new_project("stock")
+    installed = new_project("installed", on=new_broker(broker.kind), installed=True)
+    with_jobs = new_project("with_jobs", on=new_broker(broker.kind), jobs=True)
     runs = [project.start_tests() for project in (stock, installed, with_jobs)]
     wait_until(lambda: not any(run.running for run in runs), "the end of the project's tests", timeout=110)
 

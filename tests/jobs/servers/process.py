@@ -173,3 +173,37 @@ class ServerProcess:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole process group (SIGSTOP freezes the server, SIGCONT lets it go on)."""
         os.killpg(self.pid, number)
+
+
+class DetachedProcess:
+    """A daemon that a program of ours has started in a session of its own; killed whatever happens to us.
+
+    Args:
+        pid: The daemon.
+        folder: Where it works; removed by the reaper when this process dies.
+
+    Raises:
+        ProcessLookupError: It has ended.
+    """
+
+    def __init__(self, pid: int, folder: Path) -> None:
+        self.pid = pid
+        self._group = os.getpgid(pid)
+        _reaper.watch(self._group, folder)
+
+    @property
+    def running(self) -> bool:
+        """Whether it, or anything that it started, has not ended."""
+        try:
+            os.killpg(self._group, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL it and its children, and wait until they are gone; does nothing when they have ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._group, signal.SIGKILL)
+        while self.running:
+            time.sleep(POLL_INTERVAL)
+        _reaper.forget(self._group)

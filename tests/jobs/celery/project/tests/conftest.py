@@ -41,7 +41,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         wait_for(lambda: f"open {HOST}" in noted() or process.poll() is not None, "the worker")
         assert process.poll() is None, "the worker ended"
         yield
-        # Celery may wait for ever for what was between its queue and its processes when it was told to stop.
+        # At a warm shutdown Celery may wait for ever for a task that came in that instant.
         wait_for(lambda: not tell("active") and not tell("reserved"), "the worker has nothing to do")
     finally:
         process.terminate()
