@@ -7,6 +7,7 @@ that of the last. Here every message is followed by its delivery tag (https://ww
 from __future__ import annotations
 
 import time
+from itertools import takewhile
 from typing import Any
 
 from mindtrace_jobs.clients.session import Session
@@ -71,7 +72,7 @@ class Confirms:
             key = self._pending.pop(tag, None)
             return [] if key is None else [key]
         # Tags rise, and dicts keep that order.
-        tags = [pending for pending in self._pending if pending <= tag]
+        tags = list(takewhile(lambda pending: pending <= tag, self._pending))
         return [self._pending.pop(pending) for pending in tags]
 
     def _on_ack(self, tag: int, multiple: bool) -> None:

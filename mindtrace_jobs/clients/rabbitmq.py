@@ -26,6 +26,9 @@ from mindtrace_jobs.message import Message
 
 #: Milliseconds for which an unused delay queue outlives its last message.
 _DELAY_QUEUE_REST = 60_000
+#: Messages sent before their confirms are waited for. A broker that has more than it can store stops reading for a while,
+#: and py-amqp gives up a connection on which nothing moves for a second.
+_UNCONFIRMED = 500
 #: Longest delay in milliseconds that a queue is asked to keep, 30 days: RabbitMQ counts them in 32 bits. Who takes a job
 #: before its ETA puts it back for what is left.
 _LONGEST_DELAY = 30 * 86_400_000
@@ -169,20 +172,28 @@ class RabbitMQClient(Client):
     def _publish_batch(
         self, session: Session, messages: Sequence[Message], queue: str, target: str | None = None
     ) -> None:
-        refused = self._confirmed(session, messages, "", target or queue)
-        if any(unroutable for _, unroutable in refused.values()):
-            # Cheaper than asking before every publish whether the queue is there.
-            self._declare(session, queue, QueueType.FIFO)
-            again = [message for message in messages if refused.get(_key(message), ("", False))[1]]
-            kept = {key: why for key, why in refused.items() if not why[1]}
-            refused = kept | self._confirmed(session, again, "", target or queue)
-        if refused:
-            failures = {key: reason for key, (reason, _) in refused.items()}
+        failures: dict[str, str] = {}
+        for start in range(0, len(messages), _UNCONFIRMED):
+            refused = self._put(session, messages[start : start + _UNCONFIRMED], queue, target or queue)
+            failures |= {key: reason for key, (reason, _) in refused.items()}
+        if failures:
             first = next(iter(failures.items()))
             raise PublishError(
                 f"{len(failures)} of {len(messages)} job(s) not published to {queue!r}, the first {first[0]}: {first[1]}",
                 failures,
             )
+
+    def _put(
+        self, session: Session, messages: Sequence[Message], queue: str, target: str
+    ) -> dict[str, tuple[str, bool]]:
+        refused = self._confirmed(session, messages, "", target)
+        if any(unroutable for _, unroutable in refused.values()):
+            # Cheaper than asking before every publish whether the queue is there.
+            self._declare(session, queue, QueueType.FIFO)
+            again = [message for message in messages if refused.get(_key(message), ("", False))[1]]
+            kept = {key: why for key, why in refused.items() if not why[1]}
+            refused = kept | self._confirmed(session, again, "", target)
+        return refused
 
     def _confirmed(
         self, session: Session, messages: Sequence[Message], exchange: str, routing_key: str, **properties: Any

@@ -45,14 +45,15 @@ def test_a_queue_is_declared_as_celery_declares_it(rabbitmq_url: str, orchestrat
         kombu.Queue("q", kombu.Exchange("q", type="direct"), routing_key="q")(channel).declare()
 
 
+@pytest.mark.parametrize("count", [5, 1201])  # a long batch is sent in parts
 def test_every_refused_job_of_a_batch_is_named_and_the_others_are_there(
-    rabbitmq_url: str, orchestrator: Orchestrator
+    rabbitmq_url: str, orchestrator: Orchestrator, count: int
 ) -> None:
     with kombu.Connection(rabbitmq_url) as connection, connection.channel() as channel:
         channel.queue_declare(
             "small", durable=True, auto_delete=False, arguments={"x-max-length": 2, "x-overflow": "reject-publish"}
         )
-    jobs = [image_job(str(number)) for number in range(5)]
+    jobs = [image_job(str(number)) for number in range(count)]
     with pytest.raises(PublishError) as caught:
         orchestrator.publish_many("small", jobs)
     kept = [job.id for job in receive_all(orchestrator, "small")]
