@@ -47,6 +47,7 @@ def test_as_many_jobs_wait_side_by_side_as_there_are_greenlets(worker: Worker, b
     assert [handle.result(PATIENCE) for handle in handles] == [DeedOutput(attempt=1)] * CONCURRENCY
 
 
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
 def test_a_job_that_lets_no_greenlet_run_keeps_its_lease(
     worker: Worker, broker: Broker, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:

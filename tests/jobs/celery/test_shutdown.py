@@ -104,8 +104,9 @@ def test_a_soft_shutdown_waits_for_short_jobs_and_gives_back_the_others(
         work.check(survivor, DONE, DONE, DONE)
 
 
-@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize(
+    ("pool", "number"), [("prefork", signal.SIGQUIT), ("prefork", signal.SIGINT), ("threads", signal.SIGQUIT)]
+)
 def test_a_cold_shutdown_gives_back_what_it_can_stop(
     pool: str,
     number: signal.Signals,
@@ -130,6 +131,7 @@ def test_a_cold_shutdown_gives_back_what_it_can_stop(
     work.check(survivor, *[PUT_BACK if pool == "prefork" else DONE] * 2)
 
 
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
 def test_a_cold_shutdown_lets_a_solo_workers_job_end(
     broker: Broker, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
