@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import threading
 from collections import deque
@@ -22,6 +23,8 @@ Command = Sequence[Any]
 #: A script that was sent, its arguments, and what is to be told its result.
 _Posted = tuple[Script, Sequence[Any], Callable[[Any], None] | None]
 
+#: What a command in a script said, as Redis before 7 wraps it.
+_OF_A_SCRIPT = re.compile(r"Error running script .*: -([A-Z]+ .*)", re.DOTALL)
 #: Bytes after which a new piece of a pipeline begins.
 _PIECE = 1 << 14
 
@@ -240,7 +243,13 @@ class Wire:
         connection.send_packed_command(_packed(commands), check_health=not self._owed)
 
     def _read(self, connection: Any) -> Any:
-        return connection.read_response(disable_decoding=True)
+        try:
+            return connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            told = _OF_A_SCRIPT.match(str(error))
+            if told is None:
+                raise
+            raise connection._parser.parse_error(told[1]) from error
 
     def _exchange(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
         self._send(connection, commands)

@@ -93,10 +93,10 @@ def server(url: str) -> Iterator[Any]:
 
 @contextmanager
 def user(url: str, *rules: str) -> Iterator[str]:
-    """A user of the server with the given ACL rules; the URL with its name and password."""
+    """A user of the server with the given ACL rules, to begin with none; the URL with its name and password."""
     name = f"user-{secrets.token_hex(4)}"
     with server(url) as client:
-        client.execute_command("ACL", "SETUSER", name, "on", ">secret", *rules)
+        client.execute_command("ACL", "SETUSER", name, "on", ">secret", "resetchannels", *rules)
         try:
             yield url.replace("://", f"://{name}:secret@")
         finally:

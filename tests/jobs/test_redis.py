@@ -20,6 +20,7 @@ from mindtrace_jobs.testing.base import PATIENCE, put_json, receive_all, with_po
 from mindtrace_jobs.testing.models import ImageSchema, image_job, urls
 from tests.jobs.fault_worker import Worker
 from tests.jobs.servers import RedisServer, wait_until
+from tests.jobs.servers.base import free_port
 
 # Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
@@ -159,13 +160,14 @@ def test_a_consumer_that_has_to_register_anew_waits_until_writes_are_taken(caplo
         thread.start()
         wait_until(lambda: ran == ["before"], "it works")
         with redis.Redis.from_url(server.url()) as admin:
-            admin.config_set("min-replicas-to-write", 1)
+            # As after a failover that its clients have not heard of.
+            admin.replicaof("127.0.0.1", free_port())
             # Its connection is lost meanwhile, so that it has to register anew.
             admin.client_kill_filter(_type="normal", skipme=True)
             wait_until(lambda: "cannot serve now" in caplog.text, "it is refused")
-            with pytest.raises(BrokerUnavailableError, match="NOREPLICAS"):
+            with pytest.raises(BrokerUnavailableError, match="read only replica"):
                 orchestrator.publish_message("q", image_job("refused"))
-            admin.config_set("min-replicas-to-write", 0)
+            admin.replicaof("NO", "ONE")
         orchestrator.publish_message("q", image_job("after"))
         wait_until(lambda: ran == ["before", "after"], "it goes on")
         consumer.stop()

@@ -29,6 +29,7 @@ from tests.jobs.redis_channels import (
     get,
     publish,
     server,
+    user,
 )
 from tests.jobs.servers import RedisServer, TcpProxy, wait_until
 
@@ -141,10 +142,7 @@ def test_message_given_back_wakes_another_consumer(connect: Connect) -> None:
 
 
 def test_user_who_may_not_track_is_woken_by_a_short_poll(connect: Connect, caplog: Any) -> None:
-    with RedisServer() as own:
-        with server(own.url()) as client:
-            client.execute_command("ACL", "SETUSER", "worker", "on", ">secret", "~*", "&*", "+@all", "-client|tracking")
-        url = own.url().replace("redis://", "redis://worker:secret@")
+    with RedisServer() as own, user(own.url(), "~*", "&*", "+@all", "-client") as url:
         source = connect(url, safety_poll=60.0)
         received = consume(source.default_channel)
         wait_idle(source)
