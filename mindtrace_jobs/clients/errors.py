@@ -30,7 +30,8 @@ _DENIED = {
 #: redis-py's, which are no built-ins, and Kombu's.
 _LOST = {"ConnectionError", "TimeoutError", "OperationalError"}
 _DENIED_TEXT = re.compile(
-    r"WRONGPASS|NOAUTH|NOPERM|user executing the script can't|invalid (username|password)|DB index is out of range",
+    r"WRONGPASS|NOAUTH|NOPERM|user executing the script can't|ACL failure in script|invalid (username|password)"
+    r"|DB index is out of range",
     re.IGNORECASE,
 )
 #: Redis answers, and will serve again: it became a replica, can't write to its disk, has too few replicas, runs a script.

@@ -159,6 +159,6 @@ def test_user_who_lacks_a_command_is_told_so(own: RedisServer) -> None:
     with (
         user(own.url(), "~*", "&*", *documented(), "-time") as url,
         Orchestrator.from_url(url) as orchestrator,
-        pytest.raises(AccessDeniedError, match="can't run this command"),
+        pytest.raises(AccessDeniedError),
     ):
         orchestrator.declare_queue("q")
