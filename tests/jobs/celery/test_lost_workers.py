@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mindtrace_jobs import ExecutionStatus, Job, JobFailedError
+from mindtrace_jobs import Job, JobFailedError
 from tests.jobs.celery.models import DeedInput, DeedOutput, DeedSchema
 from tests.jobs.celery.workers import Broker, Worker
 from tests.jobs.servers import wait_until
@@ -72,24 +72,6 @@ def test_a_prefetched_job_that_never_started_does_not_count_lost_workers(
     start_worker(pool="threads", queues=("prefetch_jobs",), lease=LEASE)
     assert handle.result(PATIENCE) == DeedOutput(attempt=1)
     assert lines(tmp_path / "second") == ["begin 1", "end 1"]
-
-
-@pytest.mark.parametrize("pool", ["prefork", "solo"])
-def test_jobs_of_killed_workers_are_all_done(
-    pool: str, broker: Broker, start_worker: Callable[..., Worker], tmp_path: Path
-) -> None:
-    queue = f"{pool}_load_jobs"
-    paths = [tmp_path / f"job{number}" for number in range(60)]
-    handles = [broker.orchestrator.submit(deed("work", path), queue=queue) for path in paths]
-    for kills in range(5):
-        worker = start_worker(pool=pool, queues=(queue,), lease=LEASE)
-        done = sum(path.exists() for path in paths)
-        wait_until(lambda done=done: sum(path.exists() for path in paths) >= min(done + 5, 60), f"work, kill {kills}")  # type: ignore[misc]
-        worker.kill_main()
-    start_worker(pool=pool, queues=(queue,), lease=LEASE)
-    for handle, path in zip(handles, paths, strict=True):
-        assert handle.wait(PATIENCE).status is ExecutionStatus.COMPLETED
-        assert lines(path)[-1].startswith("end")
 
 
 def test_a_killed_pool_process_costs_no_job(

@@ -8,7 +8,8 @@ from functools import cache
 
 from celery import Celery
 
-from mindtrace_jobs.celery import install
+from mindtrace_jobs.celery import install, job_task
+from mindtrace_jobs.testing.models import ImageInput, ImageOutput, ImageSchema
 from tests.jobs.loss.plan import QUEUE
 from tests.jobs.loss.worker import recorder
 
@@ -26,7 +27,8 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
 if not _options["stock"]:
-    install(app, lease=_options["lease"])
+    # A job may be at work at many kills of this test.
+    install(app, lease=_options["lease"], max_worker_losses=1_000_000)
 elif _options["url"].startswith("redis"):
     app.conf.broker_transport_options = {
         "visibility_timeout": _options["lease"],
@@ -43,3 +45,11 @@ _recorder = cache(recorder)
 @app.task(name="loss.work")  # type: ignore[untyped-decorator]
 def work(text: str) -> None:
     _recorder(_options["record"], _options["worker"], _options["work"])(text)
+
+
+if not _options["stock"]:
+
+    @job_task(app, ImageSchema)
+    def work_on_job(input: ImageInput) -> ImageOutput:  # noqa: A002 - what it is
+        work.run(input.url)
+        return ImageOutput()

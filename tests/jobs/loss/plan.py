@@ -18,6 +18,8 @@ class Kind(StrEnum):
     CELERY_SOLO = "celery-solo"
     CELERY_PREFORK = "celery-prefork"
     CELERY_THREADS = "celery-threads"
+    #: Typed jobs in processes; the others of Celery run plain tasks.
+    CELERY_JOBS = "celery-jobs"
     STOCK_KOMBU = "stock-kombu"
     STOCK_CELERY = "stock-celery"
     #: Stock Celery workers and installed ones side by side.
@@ -31,9 +33,14 @@ class Kind(StrEnum):
     @property
     def pool(self) -> str:
         """Its Celery worker's pool; empty if it is none."""
-        if self is Kind.STOCK_CELERY:
+        if self in (Kind.STOCK_CELERY, Kind.CELERY_JOBS):
             return "prefork"
         return self.removeprefix("celery-") if self.startswith("celery-") else ""
+
+    @property
+    def typed(self) -> bool:
+        """Whether what it consumes are typed jobs."""
+        return self in (Kind.OURS, Kind.CELERY_JOBS)
 
     @property
     def stock(self) -> bool:
@@ -87,6 +94,8 @@ class Report:
     cuts: int
     #: Jobs that were executed at least once.
     executed: int = 0
+    #: Executions that a fault ended midway.
+    interrupted: int = 0
     #: Executions beyond the first of each job.
     duplicates: int = 0
     #: Jobs never executed that are nowhere on the broker.
@@ -118,7 +127,8 @@ class Report:
             (
                 f"{self.consumer} on {self.broker}: {verdict} ({self.seconds:.1f} s)",
                 f"  faults      {self.kills} kills ({self.stock_kills} of stock), {self.restarts} restarts, {self.cuts} cuts, {self.stalls} stalls",
-                f"  executed    {self.executed} of {self.jobs} jobs, {self.duplicates} executions more than once",
+                f"  executed    {self.executed} of {self.jobs} jobs, {self.duplicates} times more than once",
+                f"  ended       {self.interrupted} executions midway",
                 f"  lost        {len(self.lost)} {self.lost[:10] or ''}",
                 f"  by stock    {len(self.lost_by_stock)} {self.lost_by_stock[:10] or ''}",
                 f"  stuck       {len(self.stuck)} {self.stuck[:10] or ''}",

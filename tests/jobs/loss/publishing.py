@@ -106,4 +106,4 @@ def publisher(kind: Kind, url: str) -> Publisher:
     """The publisher for a kind of consumer."""
     if kind is Kind.MIXED:
         return MixedPublisher(url)
-    return JobPublisher(url) if kind is Kind.OURS else StockPublisher(url, tasks=bool(kind.pool))
+    return JobPublisher(url) if kind.typed else StockPublisher(url, tasks=bool(kind.pool))

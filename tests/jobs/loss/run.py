@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tests.jobs.loss.brokers import Broker
 from tests.jobs.loss.plan import Kind, Plan, Report
-from tests.jobs.loss.processes import Options, lines, start
+from tests.jobs.loss.processes import Options, begun, lines, start
 from tests.jobs.loss.publishing import Publisher, publisher
 from tests.jobs.servers import ServerError, TcpProxy
 from tests.jobs.servers.process import ServerProcess
@@ -110,6 +110,7 @@ class _Run:
             restarts=self._faults["restart"],
             cuts=self._faults["cut"],
             executed=len(executed),
+            interrupted=len(lines(begun(self._record))) - executed.total(),
             duplicates=executed.total() - len(executed),
             lost=sorted(gone - by_stock),
             lost_by_stock=sorted(by_stock),
@@ -130,8 +131,8 @@ class _Run:
         process = self._workers[name]
         ways: list[Callable[[ServerProcess], object]] = [ServerProcess.kill]
         if kind.pool == "prefork":
-            ways += [_kill_main, _kill_child]
-        way = self._random.choice(ways)
+            ways = [_kill_child, _kill_main, ServerProcess.kill]
+        way = ways[self._faults["kill"] % len(ways)]
         way(process)
         self._faults["kill"] += 1
         self._faults["stock kill"] += kind.stock
