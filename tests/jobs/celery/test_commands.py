@@ -93,5 +93,6 @@ def test_multi_starts_workers_and_stops_them(project: Project, daemons: Callable
 
     stop = project.start("stop", *("-m", "celery", "multi", "stopwait", "2", "-A", "shop"), *where)
     wait_until(lambda: not stop.running, "the end of multi stopwait")
-    assert not any(daemon.running for daemon in daemons())
+    # It looks for their processes; what is left of their pools ends a moment later.
+    wait_until(lambda: not any(daemon.running for daemon in daemons()), "the workers' end")
     assert not list(project.folder.glob("*.pid"))
