@@ -212,9 +212,15 @@ class JobSchema(_Model, Generic[InputT, OutputT]):
         return _declared(cls, "output", JobOutput)
 
 
-@cache
-def _declared(cls: type[BaseModel], field: str, base: type[Any]) -> type[Any]:
+def _declared(cls: type[BaseModel], field: str, base: type[BaseModel]) -> type[Any]:
     """The one model class in a field's annotation; ``base`` if there is none, or several, where only the tag tells."""
+    classes = declared_classes(cls, field, base)
+    return next(iter(classes)) if len(classes) == 1 else base
+
+
+@cache
+def declared_classes(cls: type[BaseModel], field: str, base: type[BaseModel]) -> frozenset[type[Any]]:
+    """The model classes in a field's annotation: none while it is still a type variable, several for a union."""
     found: set[type[Any]] = set()
     candidates = [cls.model_fields[field].annotation]
     while candidates:
@@ -222,7 +228,7 @@ def _declared(cls: type[BaseModel], field: str, base: type[Any]) -> type[Any]:
         if isinstance(candidate, type) and issubclass(candidate, base):
             found.add(candidate)
         candidates.extend(get_args(candidate))
-    return found.pop() if len(found) == 1 else base
+    return frozenset(found)
 
 
 SchemaT = TypeVar("SchemaT", bound=JobSchema, default=JobSchema, covariant=True)

@@ -16,7 +16,7 @@ from pydantic_core import SchemaValidator
 
 from mindtrace_jobs import registry
 from mindtrace_jobs.errors import DecodeError, EncodeError, InvalidPayloadError, UnknownTypeError
-from mindtrace_jobs.jobs import RECEIVING, Job, JobInput, JobOutput, JobSchema
+from mindtrace_jobs.jobs import RECEIVING, Job, JobInput, JobOutput, JobSchema, declared_classes
 from mindtrace_jobs.serializer.receiving import job_validator, validator
 from mindtrace_jobs.serializer.text import to_json
 from mindtrace_jobs.serializer.values import TYPE, VALUE, decode_tagged, is_tagged
@@ -85,9 +85,9 @@ def _schema_values(
     declared_input, declared_output = slot_types(cls)
     values = {key: value if key in _SCHEMA_FIELDS else decode(value) for key, value in fields.items()}
     node, output = fields.get("input"), fields.get("output")
-    values["input"], own = _slot(node, declared_input, JobInput, path, "input")
+    values["input"], own = _slot(node, cls, declared_input, JobInput, path, "input")
     if output is not None:
-        values["output"], _ = _slot(output, declared_output, JobOutput, path, "output")
+        values["output"], _ = _slot(output, cls, declared_output, JobOutput, path, "output")
     return cls, values, own
 
 
@@ -97,7 +97,14 @@ def slot_types(cls: type[JobSchema[Any, Any]]) -> tuple[type[JobInput], type[Job
     return cls.input_type(), cls.output_type()
 
 
-def _slot(node: Any, declared: type[BaseModel], base: type[BaseModel], path: str, slot: str) -> tuple[Any, bool]:
+def _slot(
+    node: Any,
+    schema: type[JobSchema[Any, Any]],
+    declared: type[BaseModel],
+    base: type[BaseModel],
+    path: str,
+    slot: str,
+) -> tuple[Any, bool]:
     """What to validate as an input or output, and whether this package wrote it.
 
     An instance of the class its tag names if the schema leaves the class open, else the fields of the declared class.
@@ -109,10 +116,10 @@ def _slot(node: Any, declared: type[BaseModel], base: type[BaseModel], path: str
             [{"field": f"{path}{slot}", "message": "Input should be an object", "type": "dict_type"}],
         )
     if not is_tagged(node) or node[TYPE] not in _MODEL_KINDS:
-        if declared is base:
+        if declared is base and len(declared_classes(schema, slot, base)) < 2:
             raise UnknownTypeError(
-                f"{path}{slot}: the message does not say its type, and no schema that this process has registered under "
-                "its name declares one class for it. Import the module that defines it before receiving."
+                f"{path}{slot}: the message does not say its type, and no schema is registered under its name in this "
+                "process. Import the module that defines it before receiving."
             )
         return decode(node), False
     tag, fields, *subclass_of = _parts(node)
