@@ -185,8 +185,8 @@ class HoldingChannel(ExchangesChannel):
 
     def _keep(self) -> None:
         if not self._kept:
-            self._kept = True
             keeper.add(self)
+            self._kept = True
 
     @property
     def renew_every(self) -> float:

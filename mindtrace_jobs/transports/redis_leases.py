@@ -54,18 +54,19 @@ class Holder(Protocol):
 class LeaseKeeper:
     """Renews the leases of the holders of this process; safe for threads and forks."""
 
-    _running: bool
-
     def __init__(self) -> None:
         self._reset()
 
     def add(self, holder: Holder) -> None:
-        """Renew for this holder until ``discard``."""
+        """Renew for this holder until ``discard``.
+
+        Raises:
+            OSError, RuntimeError: the system has no descriptor or thread left for that.
+        """
         with self._lock:
+            if not self._pipe:
+                self._start()
             self._holders[id(holder)] = weakref.ref(holder)
-            if not self._running:
-                self._running = True
-                _original("_thread", "start_new_thread")(self._run, ())
         self._wake()
 
     def discard(self, holder: Holder) -> None:
@@ -96,8 +97,20 @@ class LeaseKeeper:
         self._holders: dict[int, weakref.ref[Any]] = {}
         self._wires: dict[Hashable, Wire] = {}
         self._next_sweep: dict[Hashable, float] = {}
+        #: To the thread, while there is one.
         self._pipe: tuple[int, ...] = ()
-        self._running = False
+
+    def _start(self) -> None:
+        pipe, wires = os.pipe(), dict[Hashable, Wire]()
+        try:
+            for descriptor in pipe:
+                os.set_blocking(descriptor, False)
+            _original("_thread", "start_new_thread")(self._run, (pipe, wires))
+        except BaseException:
+            for descriptor in pipe:
+                os.close(descriptor)
+            raise
+        self._pipe, self._wires = pipe, wires
 
     def _wake(self) -> None:
         with self._lock:
@@ -110,20 +123,13 @@ class LeaseKeeper:
         holders = [reference() for reference in list(self._holders.values())]
         return [holder for holder in holders if holder is not None]
 
-    def _run(self) -> None:
-        pipe = os.pipe()
-        for descriptor in pipe:
-            os.set_blocking(descriptor, False)
-        wires: dict[Hashable, Wire] = {}
-        with self._lock:
-            self._pipe, self._wires = pipe, wires
+    def _run(self, pipe: tuple[int, ...], wires: dict[Hashable, Wire]) -> None:
         try:
             while True:
                 with self._lock:
                     holders = self._live()
                     if not holders:
                         # A holder that comes now starts another thread.
-                        self._running = False
                         self._pipe, self._wires = (), {}
                         return
                 try:

@@ -175,6 +175,16 @@ soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
 files = [open(os.devnull) for _ in range(1100)]
 """
+#: There was no descriptor left when it first tried to take the message.
+NO_FILES = """
+import resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+try:
+    channel.basic_get("q")
+except OSError:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+"""
 #: The work holds up the hub, as it does that computes.
 GEVENT = """
 from gevent import monkey
@@ -183,10 +193,14 @@ time.sleep = monkey.get_original("time", "sleep")
 """
 
 
-@pytest.mark.parametrize("circumstances", [MANY_FILES, GEVENT], ids=["many files", "gevent"])
-def test_living_holder_keeps_what_it_took_in_any_process(connect: Connect, redis_url: str, circumstances: str) -> None:
+@pytest.mark.parametrize(
+    "program",
+    [MANY_FILES + BUSY, GEVENT + BUSY, BUSY.replace("message =", NO_FILES + "message =")],
+    ids=["many files", "gevent", "no files for a moment"],
+)
+def test_living_holder_keeps_what_it_took_in_any_process(connect: Connect, redis_url: str, program: str) -> None:
     publish(connect().default_channel, 1)
-    with Child(circumstances + BUSY, redis_url, str(LEASE)) as child:
+    with Child(program, redis_url, str(LEASE)) as child:
         assert child.line() == 1
         waiting = connect()
         others = consume(waiting.default_channel)
