@@ -31,16 +31,20 @@ def test_the_project_in_the_documentation_works_step_by_step(broker: Broker, tmp
         if kind == "python":
             (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
     environment = {**os.environ, "PROJ_BROKER": broker.url, "PROJ_RESULTS": broker.results, "PYTHONPATH": str(tmp_path)}
-    (command,) = [text for kind, text in blocks if kind == "console"]
-    worker = ServerProcess(
-        "documented worker",
-        [sys.executable, "-m", *shlex.split(command)],
-        folder=tmp_path,
-        log=tmp_path / "worker.log",
-        env=environment,
-    )
+    worker, beat = [
+        ServerProcess(
+            command,
+            [sys.executable, "-m", *shlex.split(command)],
+            folder=tmp_path,
+            log=tmp_path / f"{number}.log",
+            env=environment,
+        )
+        for number, command in enumerate(text for kind, text in blocks if kind == "console")
+    ]
     try:
         worker.wait_for_log(" ready.", timeout=60)
+        beat.wait_for_log("Sending due task watch the gate", timeout=60)
+        worker.wait_for_log("looking at gate.png", timeout=60)
         for script in ("tracing.py", "logformat.py"):
             assert run(script, tmp_path, environment) == []
         for script in ("produce.py", "test_detection.py"):
@@ -48,6 +52,7 @@ def test_the_project_in_the_documentation_works_step_by_step(broker: Broker, tmp
             assert promised
             assert run(script, tmp_path, environment) == promised
     finally:
+        beat.kill()
         worker.kill()
 
 
