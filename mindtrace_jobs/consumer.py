@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import signal
@@ -208,7 +209,9 @@ class Consumer(Generic[SchemaT]):
         try:
             with running(taken.log_fields):
                 set_output(taken, self.run(taken.job))
-        except (Exception, SystemExit) as error:  # a script run as a handler exits, and is no reason to end the loop
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            # A script run as a handler exits, asyncio.run is cancelled from within: no reason to end the loop, and one
+            # more failure of the job.
             log.debug("job %s raised", taken.job.id, exc_info=True, extra={"action": "run_job", **taken.log_fields})
             settlement.fail(taken, error, self.retry)
         else:

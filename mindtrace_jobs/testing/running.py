@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from typing import Any
@@ -225,21 +226,22 @@ class ConsumerConformance(Conformance):
         [letter] = orchestrator.dead_letters.list(queue)
         assert (letter.reason, letter.error) == ("rejected", "not mine")
 
-    def test_a_handler_that_exits_has_failed_and_the_next_job_runs(
-        self, orchestrator: Orchestrator, queue: str
+    @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError("3")])
+    def test_a_handler_that_exits_or_is_cancelled_has_failed_and_the_next_job_runs(
+        self, orchestrator: Orchestrator, queue: str, error: BaseException
     ) -> None:
         ran: list[str] = []
 
         def handle(job: Job[ImageSchema]) -> None:
             ran.append(job.payload.input.url)
             if job.payload.input.url == "leave":
-                raise SystemExit(3)  # as a script that is called as a handler does
+                raise error  # as a script that is called as a handler does, or asyncio.run
 
         orchestrator.publish_many(queue, [image_job("leave"), image_job("stay")])
         assert Consumer(orchestrator, queue, handle, retry=ONCE).consume_until_empty() == 2
         assert ran == ["leave", "stay"]
         [letter] = orchestrator.dead_letters.list(queue)
-        assert (letter.reason, letter.error_type, letter.error) == ("retries-exhausted", "SystemExit", "3")
+        assert (letter.reason, letter.error_type, letter.error) == ("retries-exhausted", type(error).__name__, "3")
 
     def test_an_output_of_another_type_is_dead_lettered_with_a_reason(
         self, orchestrator: Orchestrator, queue: str
