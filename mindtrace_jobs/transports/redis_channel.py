@@ -71,6 +71,7 @@ class LeasedChannel(HoldingChannel):
     ) -> Any:
         """See ``JobsChannel.queue_declare``. Queues that vanish by themselves are not recorded."""
         name = queue or f"amq.gen-{uuid4()}"
+        self._refuse_taken(name, "Channel.queue_declare")
         options = dict(arguments or {})
         kind = options.get(QUEUE_TYPE_ARGUMENT, PLAIN)
         if kind not in QUEUE_TYPES:
@@ -84,6 +85,12 @@ class LeasedChannel(HoldingChannel):
         record = bool(kind) or not (auto_delete or exclusive or name in self._expires)
         _, ready, _ = self.store.declare(name, kind, record=record)
         return QueueDeclared(name, ready, 0)
+
+    def _refuse_taken(self, queue: str, method: str) -> None:
+        if self.store.keys.taken(queue):
+            raise precondition_failed(
+                f"{queue!r} is a key that the transport itself uses, and cannot be a queue", method
+            )
 
     def queue_type(self, queue: str) -> str | None:
         """See ``JobsChannel.queue_type``."""
@@ -159,6 +166,7 @@ class LeasedChannel(HoldingChannel):
         return f"{self._published}@{self.store.identity}"
 
     def _put(self, queue: str, message: Payload, declare: bool = False, **kwargs: Any) -> None:
+        self._refuse_taken(queue, "Channel.basic_publish")
         batch = kwargs.get("_publish_batch")
         expires = self._expires.get(queue)
         if batch is None:

@@ -56,6 +56,10 @@ class Keys:
     unacked: str = "unacked"
     unacked_index: str = "unacked_index"
 
+    def taken(self, queue: str) -> bool:
+        """Whether a queue of that name would be a key that is something else."""
+        return queue in _OURS or queue in (self.unacked, self.unacked_index) or queue.startswith(_KOMBU)
+
     def lists(self, queue: str) -> list[str]:
         """The lists of a queue, one per priority step, ascending."""
         return [self.list(queue, step) for step in self.steps]
@@ -102,6 +106,9 @@ LEASES = "mindtrace.leases"
 STARTED = "mindtrace.started"
 #: Sorted set: ``channel:queue`` -> the time a consumer is taken for gone.
 CONSUMERS = "mindtrace.consumers"
+_OURS = frozenset({QUEUES, EXCHANGES, LEASES, STARTED, CONSUMERS})
+#: Prefix of what Kombu keeps about exchanges.
+_KOMBU = "_kombu."
 #: Prefixes of Kombu's sets of bindings, one per exchange.
 BINDINGS = "_kombu.binding."
 BINDINGS_PERMANENT = "_kombu.binding_permanent."

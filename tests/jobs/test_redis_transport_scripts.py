@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu import Producer
+from kombu.exceptions import ChannelError
 from redis.exceptions import ResponseError
 
 from mindtrace_jobs import Consumer, Orchestrator
@@ -64,6 +65,27 @@ def test_queue_whose_key_is_no_list_costs_no_message_of_others(connect: Connect,
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         source.drain_events(timeout=PATIENCE)
     assert received[0].payload == 1
+
+
+@pytest.mark.parametrize("key", ["unacked", "unacked_index", "mindtrace.leases"])
+def test_message_that_cannot_be_recorded_stays_on_its_queue(connect: Connect, client: Any, key: str) -> None:
+    channel = connect().default_channel
+    publish(channel, 1)
+    client.set(key, "somebody else's")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        channel.basic_get("q")
+    client.delete(key)
+    assert bodies(channel) == [1]
+
+
+@pytest.mark.parametrize("queue", ["unacked", "unacked_index", "mindtrace.leases", "_kombu.binding.x"])
+def test_queue_is_not_called_as_a_key_of_the_transport(connect: Connect, client: Any, queue: str) -> None:
+    channel = connect().default_channel
+    with pytest.raises(ChannelError, match="PRECONDITION_FAILED"):
+        channel.queue_declare(queue)
+    with pytest.raises(ChannelError, match="PRECONDITION_FAILED"):
+        publish(channel, 1, queue)
+    assert not client.exists(queue)
 
 
 def test_delayed_messages_of_a_queue_whose_key_is_no_list_stay_where_they_are(connect: Connect, client: Any) -> None:

@@ -54,7 +54,7 @@ def wait_idle(source: Any) -> None:
 
 
 def recovering(new: Callable[[], Any], count: int, source: Any = None) -> list[Any]:
-    """Take and acknowledge so many messages as a user of Kombu does: when a connection is lost, with a new one."""
+    """Take so many messages, each once, as a user of Kombu does: when a connection is lost, with a new one."""
     deadline = time.monotonic() + PATIENCE
     errors = (*Transport.connection_errors, OperationalError)
     found: list[Any] = []
@@ -69,8 +69,11 @@ def recovering(new: Callable[[], Any], count: int, source: Any = None) -> list[A
             with suppress(TimeoutError):
                 source.drain_events(timeout=1)
             while received:
-                received[0].ack()
-                found.append(received.pop(0).payload)
+                message = received.pop(0)
+                # Before it is acknowledged: if the connection is lost over that, it may come again, or not.
+                if message.payload not in found:
+                    found.append(message.payload)
+                message.ack()
         except errors:
             source.release()
             source = None

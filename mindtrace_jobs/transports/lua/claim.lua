@@ -4,13 +4,17 @@
 -- ARGV: n; the most from one queue in the first round; prefix and first number of the delivery tags; seconds of lease;
 -- then for each queue: its name, its name in JSON, '1' if its deliveries need no acknowledgement.
 -- Returns {queue number, message, ...} and the seconds until the next delayed message is due, or false.
--- What was taken must be recorded, so nothing may raise in between: a key that is no list is an error only if there is
--- nothing to take from the others.
+-- What was taken must be recorded, so nothing may raise in between: keys of another type show before, and a queue whose
+-- key is no list is an error only if there is nothing to take from the others.
 local wanted, share, prefix, number, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local queues = (#ARGV - 5) / 3
 local names = {}
 for q = 1, queues do names[q] = ARGV[3 + 3 * q] end
 local kinds = redis.call('HMGET', QUEUES, unpack(names))
+-- Writes that write nothing: whoever has tracking on would be told of changes to what is read.
+redis.call('HDEL', UNACKED, '')
+redis.call('ZREM', UNACKED_INDEX, '')
+redis.call('ZREM', LEASES, '')
 local moment = now()
 local taken, held, index, leases = {}, {}, {}, {}
 local fault
