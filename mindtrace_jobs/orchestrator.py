@@ -207,13 +207,14 @@ class Orchestrator:
         """Put a job on a queue, which is declared if need be; returns the job's id when the broker has the job.
 
         Args:
-            queue: The queue; "" together with ``exchange``.
+            queue: The queue; or "" together with ``exchange``.
             job: The job.
             exchange, routing_key: Publish to an exchange instead.
             eta, delay: Aware time, or seconds from now, before which it must not run.
             expires: Aware time, or seconds from now, after which it must not run but is dead-lettered.
 
         Raises:
+            ConfigurationError: both a queue and an exchange, or a routing key without an exchange.
             EncodeError: the job holds a value that would not come back as it went in, or is too large.
             UnroutableError: no queue is bound to the exchange under this routing key.
             PublishError: the broker refused the job.
@@ -447,6 +448,11 @@ class Orchestrator:
             )
 
     def _publish(self, job: Job[Any], message: wire.Message, queue: str, exchange: str, routing_key: str) -> None:
+        if (exchange and queue) or (routing_key and not exchange):
+            raise ConfigurationError(
+                f"name a queue, or an exchange with a routing key, not both: got queue {queue!r:.80}, exchange "
+                f"{exchange!r:.80}, routing_key {routing_key!r:.80}"
+            )
         publication = Publication(job, message, exchange, routing_key if exchange else queue)
         publication.before()
         eta = wire.due(message.headers)

@@ -92,6 +92,14 @@ class ExchangeConformance(Conformance):
         assert isinstance(caught.value, PublishError)
         assert "nobody" in str(caught.value)
 
+    def test_a_queue_and_an_exchange_at_once_are_refused(self, orchestrator: Orchestrator, new_queue: NewQueue) -> None:
+        queue = new_queue()
+        orchestrator.declare_queue(queue)
+        for exchange, key in ((new_queue(), "a"), (new_queue(), ""), ("", "a")):
+            with pytest.raises(ConfigurationError, match="not both"):
+                orchestrator.publish_message(queue, image_job(), exchange=exchange, routing_key=key)
+        assert orchestrator.queue_status(queue) == 0
+
     def test_an_unknown_exchange_is_named(self, orchestrator: Orchestrator, new_queue: NewQueue) -> None:
         exchange, queue = new_queue(), new_queue()
         orchestrator.declare_queue(queue)
