@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from mindtrace_jobs import Consumer, Orchestrator
 from mindtrace_jobs.testing.models import image_job
+from mindtrace_jobs.transports.redis_leases import keeper
 from tests.jobs.redis_channels import (
     PATIENCE,
     Connect,
@@ -22,11 +23,14 @@ from tests.jobs.redis_channels import (
     connection,
     consume,
     counts,
+    declare,
     drain,
     get,
     publish,
     server,
+    tracks,
     user,
+    vanish,
 )
 from tests.jobs.servers import RedisServer, wait_until
 
@@ -241,3 +245,51 @@ def test_no_pattern_keeps_the_server_busy(connect: Connect, client: Any) -> None
     channel.queue_bind("q", "x", "#.a." * 30 + "b")
     publish(channel, 1, exchange="x", routing_key="a." * 100 + "a")
     assert bodies(channel) == []
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [
+        "\u00fc\u2192\U0001f600\u2028",
+        "a:b:c",
+        "nul\0in it",
+        "new\nline",
+        'quo"te\\back',
+        "{tag} *?[x]",
+        "%d %s",
+        "x" * 255,
+    ],
+    ids=ascii,
+)
+def test_queue_may_be_called_anything(connect: Connect, client: Any, queue: str) -> None:
+    ours, stock = connect(lease=3600).default_channel, connect(stock=True).default_channel
+    declare(ours, "priority", queue)
+    publish(stock, "by stock\0", queue)
+    publish(ours, "ours\0", queue)
+    publish(ours, "late\0", queue, delay=0.01)
+    first = get(ours, queue)
+    assert first.payload == "by stock\0"
+    # Restored by the lease,
+    vanish(ours, first.delivery_tag)
+    assert counts(ours, queue)[1] == 0
+    # given back to the front,
+    again = get(ours, queue)
+    assert (again.payload, again.headers["x-delivery-count"]) == ("by stock\0", 1)
+    again.requeue()
+    # restored by stock,
+    tag = get(ours, queue).delivery_tag
+    keeper.discard(ours)
+    client.zadd("unacked_index", {tag: 1}, xx=True)
+    stock.qos.restore_by_tag(tag)
+    # and taken by stock.
+    assert get(stock, queue).payload == "by stock\0"
+    wait_until(lambda: counts(ours, queue)[::2] == (2, 0), "the delayed one is due")
+    held = get(ours, queue)
+    ours.queue_delete(queue)
+    assert not tracks(client)
+    assert ours.queue_type(queue) is None
+    held.requeue()
+    assert ours.queue_type(queue) is None
