@@ -35,6 +35,8 @@ class HoldingChannel(ExchangesChannel):
         #: Done, and not yet told to the server.
         self._finished: deque[Step] = deque()
         self._kept = False
+        #: Delivery tags that could not be acknowledged at once, and were later.
+        self._done_later: set[str] = set()
         #: The prefixes of the delivery tags this channel made, here and before a fork.
         self._prefixes: tuple[str, ...] = ()
         super().__init__(*args, **kwargs)
@@ -76,10 +78,14 @@ class HoldingChannel(ExchangesChannel):
         self.qos._settled(delivery_tag)
 
     def finish(self, tag: str, record: Record | None = None, *, at_once: bool = True) -> None:
-        """Remove a delivery from the server; a lease that was lost before is reported with the next command."""
+        """Remove a delivery from the server; a lease that was lost before is reported with the next command.
+
+        If it cannot be sent now, it is tried again when leases are renewed.
+        """
         held = self.held.get(tag)
         if held is None:
-            self._too_late(tag)
+            if tag not in self._done_later:
+                self._too_late(tag)
             return
         # What is missing on the server from here on is not lost.
         held.settling = True
@@ -88,8 +94,7 @@ class HoldingChannel(ExchangesChannel):
             try:
                 self.flush()
             except BaseException:
-                # Whatever became of it, it has to be renewed until that is known.
-                held.settling = False
+                held.settling, held.done = False, True
                 raise
         self.held.pop(tag, None)
 
@@ -137,8 +142,13 @@ class HoldingChannel(ExchangesChannel):
         return held.started
 
     def settle_acknowledged(self, tags: Sequence[str]) -> None:
-        """Remove deliveries from the server."""
-        self._settle(tags, lambda mine: self.store.acknowledge([held.tag for held in mine]))
+        """Remove deliveries from the server. If that cannot be done now, it is tried again when leases are renewed."""
+        try:
+            self._settle(tags, lambda mine: self.store.acknowledge([held.tag for held in mine]))
+        except BaseException:
+            for held in [held for tag in tags if (held := self.held.get(tag))]:
+                held.done = True
+            raise
 
     def settle_given_back(self, tags: Sequence[str], *, vanished: bool = False) -> None:
         """Put deliveries back at the front of their queues."""
@@ -163,7 +173,8 @@ class HoldingChannel(ExchangesChannel):
         for tag in settled:
             self.held.pop(tag, None)
         for tag in [*lost, *(tag for tag in tags if tag not in settled)]:
-            self._too_late(tag)
+            if tag not in self._done_later:
+                self._too_late(tag)
 
     def _too_late(self, tag: str) -> None:
         self.lost_deliveries.add(tag)
@@ -195,6 +206,13 @@ class HoldingChannel(ExchangesChannel):
 
     def renew(self, wire: Wire) -> None:
         """Renew what this channel holds and consumes, for the thread that does so."""
+        done = [held.tag for held in list(self.held.values()) if held.done]
+        if done:
+            # What is not there any more was removed at the first try.
+            self.store.acknowledge(done, wire)
+            self._done_later.update(done)
+            for tag in done:
+                self.let_go(tag)
         tags, consumed = list(self.held), [] if self._closing else self.active_queues
         if tags or consumed:
             self._renew(wire, tags, consumed)

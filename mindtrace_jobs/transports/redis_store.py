@@ -53,6 +53,8 @@ class Held:
     started: bool = False
     #: It is being acknowledged or given back.
     settling: bool = False
+    #: Its work is done, but it could not be acknowledged: to be tried again.
+    done: bool = False
     #: By ``clock``: until then its lease has surely not run out.
     sure_until: float = 0.0
 
@@ -159,21 +161,21 @@ class Store:
             deliveries.append(Held(tag, queue, payload, sure_until=sure_until))
         return Claim(deliveries, len(deliveries) < wanted, None if due is None else float(due))
 
-    def acknowledge(self, tags: Sequence[str]) -> set[str]:
+    def acknowledge(self, tags: Sequence[str], wire: Wire | None = None) -> set[str]:
         """Remove deliveries; returns those that were not this holder's any more."""
         lost: set[str] = set()
         for chunk in _chunks(tags):
-            lost.update(self.advance([(tag, None) for tag in chunk], None)[0])
+            lost.update(self.advance([(tag, None) for tag in chunk], None, wire)[0])
         return lost
 
-    def advance(self, finished: Sequence[Step], begun: Step | None) -> tuple[set[str], str]:
+    def advance(self, finished: Sequence[Step], begun: Step | None, wire: Wire | None = None) -> tuple[set[str], str]:
         """Remove deliveries and mark one as started, each together with its job's record.
 
         Returns:
             Those that were not this holder's any more, and the state that the record of the begun one had. If that was
             ``CANCELLED_STATE``, it was not begun.
         """
-        lost, state = self.wire.script(self.scripts["advance"], args=_steps(finished, begun))
+        lost, state = (wire or self.wire).script(self.scripts["advance"], args=_steps(finished, begun))
         return {tag.decode() for tag in lost}, state.decode()
 
     def advance_soon(self, finished: Sequence[Step], begun: Step | None, lost: Callable[[str], None]) -> None:

@@ -34,7 +34,7 @@ class Wire:
 
     Commands raise what redis-py raises: ``ConnectionError`` and ``TimeoutError`` when the connection is lost (a command
     may or may not have been done then; it is never repeated), ``ResponseError`` when the server refuses. A connection
-    that the server closed while it lay idle is replaced before anything is sent.
+    that was closed while it lay idle, or on which nobody answers any more, is replaced before anything is sent.
 
     Args:
         make: Makes a redis-py connection; not yet connected.
@@ -164,7 +164,7 @@ class Wire:
         if connection is not None and connection._sock is not None:
             if self._owed:
                 self._settle(connection)
-            if connection._sock is not None and self._stale(connection):
+            if connection._sock is not None and (self._stale(connection) or self._dead(connection)):
                 self._close()
         if self.connection is None or self.connection._sock is None:
             self._close()
@@ -213,6 +213,15 @@ class Wire:
             return True
 
     @staticmethod
+    def _dead(connection: Any) -> bool:
+        """Whether nobody answers on a connection that lay idle: what is in between may have forgotten it."""
+        try:
+            connection.check_health()
+        except (RedisError, OSError):
+            return True
+        return False
+
+    @staticmethod
     def _readable(connection: Any) -> bool:
         if connection._sock is None:
             return False
@@ -239,8 +248,7 @@ class Wire:
                 then(reply)
 
     def _send(self, connection: Any, commands: Sequence[Command]) -> None:
-        # A health check is a PING; its reply must not be mixed up with one that is owed.
-        connection.send_packed_command(_packed(commands), check_health=not self._owed)
+        connection.send_packed_command(_packed(commands), check_health=False)
 
     def _read(self, connection: Any) -> Any:
         try:

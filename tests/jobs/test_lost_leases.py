@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
@@ -38,15 +39,12 @@ def test_late_worker_neither_records_nor_retries_nor_dead_letters_what_runs_else
         done.wait(PATIENCE)
         return ImageOutput(objects=["elsewhere"])
 
-    with (
-        Orchestrator.from_url(redis_url, client_options=OPTIONS) as orchestrator,
-        Worker(proxy.url(redis_url), "q", prefetch=2, client_options=OPTIONS) as worker,
-    ):
+    with ExitStack() as stack:
         # given: a worker at work on one job, with another one at hand
-        orchestrator.declare_queue("q")
-        worker.wait_for("ready")
+        orchestrator = stack.enter_context(Orchestrator.from_url(redis_url, client_options=OPTIONS))
         handle_of_first = orchestrator.submit(image_job(first), queue="q")
         orchestrator.publish_message("q", image_job("behind"))
+        worker = stack.enter_context(Worker(proxy.url(redis_url), "q", prefetch=2, client_options=OPTIONS))
         worker.wait_for(f"started {first}")
         wait_until(lambda: orchestrator.queue_info("q").unacknowledged == 2, "it holds both")
 

@@ -254,6 +254,39 @@ def test_unacknowledged_message_is_still_held_after_an_acknowledgement_that_coul
     assert counts(channel) == (0, 0, 0)
 
 
+def test_message_that_could_not_be_acknowledged_is_acknowledged_later_and_gives_its_credit_back(
+    connect: Connect, redis_url: str, proxy_to: Callable[[str], TcpProxy]
+) -> None:
+    proxy = proxy_to(redis_url)
+    publisher = connect().default_channel
+    source = connect(proxy.url(redis_url), lease=1.0)
+    channel = source.default_channel
+    received = consume(channel, prefetch=1)
+    for number in range(2):
+        publish(publisher, number)
+    message = drain(source, received, 1)[0]
+    proxy.refuse()
+    proxy.cut()
+    with pytest.raises(redis.ConnectionError):
+        message.ack()
+    proxy.allow()
+    # As a Celery worker, which says that it could not, and goes on.
+    assert drain(source, received, 2)[1].payload == 1
+    assert counts(publisher) == (0, 1, 0)
+    message.ack()
+    assert not channel.lost_deliveries
+
+
+def test_command_goes_over_a_new_connection_if_nobody_answers_on_an_idle_one(connect: Connect) -> None:
+    channel = connect(health_check_interval=0.01, socket_timeout=0.3).default_channel
+    publish(channel, 1)
+    # From now on the server says nothing on this connection, as if the network had forgotten it.
+    channel.client.connection.send_command("CLIENT", "REPLY", "OFF")
+    time.sleep(0.02)  # it lies idle
+    publish(channel, 2)
+    assert bodies(channel) == [1, 2]
+
+
 def test_half_open_connection_is_an_error_after_the_socket_timeout(
     connect: Connect, redis_url: str, proxy_to: Callable[[str], TcpProxy]
 ) -> None:
