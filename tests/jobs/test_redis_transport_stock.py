@@ -130,6 +130,17 @@ def test_stock_does_not_restore_what_a_living_process_holds_here(connect: Connec
     assert not holder.default_channel.lost_deliveries
 
 
+def test_holder_learns_that_stock_restored_what_it_holds(connect: Connect) -> None:
+    publish(connect().default_channel, 1)
+    holder = connect(lease=600).default_channel
+    message = get(holder)
+    # As a stock process does whose clock is fast, or that was told of a short visibility timeout.
+    connect(stock=True).default_channel.qos.restore_by_tag(message.delivery_tag)
+    holder.renew(holder.store.wire)
+    assert not holder.holds(message.delivery_tag)
+    assert message.delivery_tag in holder.lost_deliveries
+
+
 def test_what_stock_holds_is_left_alone_until_its_visibility_timeout(connect: Connect) -> None:
     ours = connect(lease=0.3, visibility_timeout=3600)
     stock = connect(stock=True)

@@ -1,6 +1,6 @@
 -- Renews leases and the presence of consumers.
 -- ARGV: seconds of lease; number of delivery tags; the tags; the consumers. Returns the tags whose lease was lost.
--- Nothing comes back that was removed meanwhile.
+-- Nothing comes back that was removed meanwhile; stock consumers, which restore by a rule of their own, leave the lease.
 -- ZREM first: a script whose first write needs no memory may go on when maxmemory is reached.
 redis.call('ZREM', LEASES, '')
 local moment = now()
@@ -8,7 +8,7 @@ local expiry = moment + tonumber(ARGV[1])
 local tags = tonumber(ARGV[2])
 local lost = {}
 for i = 3, 2 + tags do
-  if redis.call('ZSCORE', LEASES, ARGV[i]) then
+  if redis.call('HEXISTS', UNACKED, ARGV[i]) == 1 and redis.call('ZSCORE', LEASES, ARGV[i]) then
     redis.call('ZADD', LEASES, 'XX', expiry, ARGV[i])
     redis.call('ZADD', UNACKED_INDEX, 'XX', moment, ARGV[i])
   else
