@@ -10,10 +10,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from mindtrace_jobs import Consumer, ExecutionStatus, Job, Orchestrator
+from mindtrace_jobs import Consumer, ExecutionStatus, Job, LeaseLostError, Orchestrator
 from mindtrace_jobs.testing.models import ImageOutput, ImageSchema, image_job
 from tests.jobs.fault_worker import PATIENCE, Worker
-from tests.jobs.redis_channels import server, tracks
+from tests.jobs.redis_channels import connection, server, tracks
 from tests.jobs.servers import TcpProxy, wait_until
 
 # Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
@@ -83,3 +83,37 @@ def test_late_worker_neither_records_nor_retries_nor_dead_letters_what_runs_else
             "delayed": 0,
             "dead_lettered": 0,
         }
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_receiving_block_that_lost_its_job_says_so_and_decides_nothing(
+    redis_url: str, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    with (
+        Orchestrator.from_url(redis_url, client_options=OPTIONS) as orchestrator,
+        connection(redis_url, stock=True) as stock,
+        server(redis_url) as client,
+    ):
+        handle = orchestrator.submit(image_job("a"), queue="q")
+
+        def work() -> None:
+            with orchestrator.receiving("q", schema=ImageSchema) as job:
+                assert job is not None
+                job.payload.output = ImageOutput(objects=["late"])
+                [tag] = client.hkeys("unacked")
+                # The quickest way to lose one: a stock process takes it back.
+                stock.default_channel.qos.restore_by_tag(tag)
+                wait_until(lambda: "could not renew it in time" in caplog.text, "it is known")
+                if fails:
+                    raise ValueError("late")
+
+        with pytest.raises(LeaseLostError):
+            work()
+        assert handle.status() is ExecutionStatus.RUNNING
+        with orchestrator.receiving("q", schema=ImageSchema) as again:
+            assert again is not None
+            again.payload.output = ImageOutput(objects=["elsewhere"])
+        assert handle.result(PATIENCE) == ImageOutput(objects=["elsewhere"])
+        assert orchestrator.dead_letters.count("q") == 0
+        assert orchestrator.queue_info("q").delayed == 0
+        assert not tracks(client)

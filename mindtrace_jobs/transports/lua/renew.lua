@@ -13,6 +13,8 @@ for i = 3, 2 + tags do
     redis.call('ZADD', UNACKED_INDEX, 'XX', moment, ARGV[i])
   else
     lost[#lost + 1] = ARGV[i]
+    redis.call('ZREM', LEASES, ARGV[i])
+    redis.call('HDEL', STARTED, ARGV[i])
   end
 end
 for i = 3 + tags, #ARGV do redis.call('ZADD', CONSUMERS, 'XX', expiry, ARGV[i]) end
