@@ -92,7 +92,7 @@ def test_stock_restores_what_a_dead_process_held_here_after_its_visibility_timeo
     from tests.jobs.redis_channels import connection, get
     source = connection(sys.argv[1], lease=600)
     report(get(source.default_channel).payload["empty"])
-    sys.stdin.read()
+    time.sleep(600)
     """
     with Child(program, redis_url) as child:
         assert child.line() == []
