@@ -6,9 +6,9 @@ nor Celery nor any driver.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mindtrace_jobs import _lazy
 from mindtrace_jobs._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mindtrace_jobs.clients import RabbitMQClient as RabbitMQClient
     from mindtrace_jobs.clients import RedisClient as RedisClient
     from mindtrace_jobs.consumer import Consumer as Consumer
-    from mindtrace_jobs.deadletter import DeadLetter as DeadLetter
     from mindtrace_jobs.errors import AccessDeniedError as AccessDeniedError
     from mindtrace_jobs.errors import BrokerError as BrokerError
     from mindtrace_jobs.errors import BrokerUnavailableError as BrokerUnavailableError
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from mindtrace_jobs.errors import DecodeError as DecodeError
     from mindtrace_jobs.errors import EncodeError as EncodeError
     from mindtrace_jobs.errors import ExchangeNotFoundError as ExchangeNotFoundError
+    from mindtrace_jobs.errors import InvalidInputError as InvalidInputError
+    from mindtrace_jobs.errors import InvalidOutputError as InvalidOutputError
     from mindtrace_jobs.errors import InvalidPayloadError as InvalidPayloadError
     from mindtrace_jobs.errors import JobCancelledError as JobCancelledError
     from mindtrace_jobs.errors import JobFailedError as JobFailedError
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from mindtrace_jobs.errors import UnknownTypeError as UnknownTypeError
     from mindtrace_jobs.errors import UnroutableError as UnroutableError
     from mindtrace_jobs.errors import UnsupportedError as UnsupportedError
+    from mindtrace_jobs.execution.dead_letters import DeadLetter as DeadLetter
+    from mindtrace_jobs.execution.retry import RetryPolicy as RetryPolicy
     from mindtrace_jobs.jobs import BackendType as BackendType
     from mindtrace_jobs.jobs import ExecutionStatus as ExecutionStatus
     from mindtrace_jobs.jobs import Job as Job
@@ -55,13 +58,12 @@ if TYPE_CHECKING:
     from mindtrace_jobs.registry import register_model as register_model
     from mindtrace_jobs.results import JobHandle as JobHandle
     from mindtrace_jobs.results import JobRecord as JobRecord
-    from mindtrace_jobs.retry import RetryPolicy as RetryPolicy
     from mindtrace_jobs.routing import JobRouter as JobRouter
 
 _HOMES = {
     "mindtrace_jobs.clients": ["Client", "LocalClient", "QueueInfo", "QueueType", "RabbitMQClient", "RedisClient"],
     "mindtrace_jobs.consumer": ["Consumer"],
-    "mindtrace_jobs.deadletter": ["DeadLetter"],
+    "mindtrace_jobs.execution.dead_letters": ["DeadLetter"],
     "mindtrace_jobs.errors": [
         "AccessDeniedError",
         "BrokerError",
@@ -71,6 +73,8 @@ _HOMES = {
         "DecodeError",
         "EncodeError",
         "ExchangeNotFoundError",
+        "InvalidInputError",
+        "InvalidOutputError",
         "InvalidPayloadError",
         "JobCancelledError",
         "JobFailedError",
@@ -93,11 +97,9 @@ _HOMES = {
     "mindtrace_jobs.orchestrator": ["Orchestrator"],
     "mindtrace_jobs.registry": ["register_model"],
     "mindtrace_jobs.results": ["JobHandle", "JobRecord"],
-    "mindtrace_jobs.retry": ["RetryPolicy"],
+    "mindtrace_jobs.execution.retry": ["RetryPolicy"],
     "mindtrace_jobs.routing": ["JobRouter"],
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
 __all__ = [
     "AccessDeniedError",
     "BackendType",
@@ -112,6 +114,8 @@ __all__ = [
     "EncodeError",
     "ExchangeNotFoundError",
     "ExecutionStatus",
+    "InvalidInputError",
+    "InvalidOutputError",
     "InvalidPayloadError",
     "Job",
     "JobCancelledError",
@@ -148,15 +152,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOME_OF[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = _lazy.attach(__name__, _HOMES)

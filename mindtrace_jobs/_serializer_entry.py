@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+NAME = "pydantic"
 CONTENT_TYPE = "application/x-mindtrace-pydantic"
 CONTENT_ENCODING = "utf-8"
 
@@ -28,3 +29,12 @@ def loads(data: Any) -> Any:
 
 #: What :func:`kombu.serialization.register` takes after the name.
 ENTRY = (dumps, loads, CONTENT_TYPE, CONTENT_ENCODING)
+
+
+def register() -> None:
+    """Make the serializer known to Kombu, where no entry point does: a program frozen or run without its metadata."""
+    from kombu.serialization import register as register_with_kombu
+    from kombu.serialization import registry
+
+    if NAME not in registry._encoders:
+        register_with_kombu(NAME, *ENTRY)

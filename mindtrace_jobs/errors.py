@@ -12,14 +12,20 @@
     ├── DecodeError (ValueError)               bytes that are not a job
     │   ├── UnknownTypeError (LookupError)     a type this process has not registered
     │   └── InvalidPayloadError                fields that do not fit the type
+    │       ├── InvalidInputError              ... of a job's input
+    │       └── InvalidOutputError             ... of the output that a handler returned
     ├── QueueNotFoundError (KeyError)
     ├── ExchangeNotFoundError (KeyError)
     ├── PublishError                           the broker refused a job
     │   └── UnroutableError                    no queue takes it
     ├── BrokerError                            the broker answered with an error
     │   ├── BrokerUnavailableError (ConnectionError)   nobody answers; worth retrying
+    │   │   └── UnconfirmedError               ... as to whether it took what was published
     │   └── AccessDeniedError (PermissionError)        wrong password, unknown virtual host
     ├── LeaseLostError                         the job was given to somebody else
+    ├── JobExpiredError                        the job was received after its ``expires``
+    ├── WorkerLostError                        workers vanished while they ran the job, too often
+    ├── HandlerError                           stands for what a handler raised and no process can hand on
     ├── JobNotFoundError (KeyError)            no record of this job id
     ├── JobFailedError                         the result asked for is a failure
     │   └── JobCancelledError                  ... because the job was cancelled
@@ -33,6 +39,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 #: Ten years, in seconds: further away there is no retry, only a mistake.
@@ -44,10 +51,35 @@ def summary(error: BaseException | str) -> str:
     """What an error says, as text that every header and result backend takes: never raises, bounded, no lone surrogates."""
     try:
         text = str(error)
-    except Exception:  # whatever a user's __str__ does
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever a user's __str__ does
         text = f"({type(error).__name__} that cannot be printed)"
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _LONGEST_SUMMARY else text[:_LONGEST_SUMMARY] + " ..."
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job failed, as text: what its record and its dead letter say, whatever became of the exception.
+
+    Attributes:
+        error_type: Name of the exception's class.
+        error: What the exception says.
+        errors: For input or output that does not fit its type, each offence as ``{"field", "message", "type"}``.
+    """
+
+    error_type: str
+    error: str
+    errors: tuple[dict[str, Any], ...] = ()
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The text of an exception. Of the attributes of a stranger's exception none is looked at."""
+    if isinstance(error, HandlerError):
+        return error.failure
+    errors = tuple(error.errors) if isinstance(error, InvalidPayloadError) else ()
+    return Failure(type(error).__name__, summary(error), errors)
 
 
 class JobsError(Exception):
@@ -103,11 +135,20 @@ class InvalidPayloadError(DecodeError):
     """
 
     def __init__(self, message: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
-        super().__init__(message)
         self.errors = [dict(error) for error in errors]
+        # Celery's JSON results make an exception again from its args.
+        super().__init__(message, self.errors)
 
-    def __reduce__(self) -> tuple[type[InvalidPayloadError], tuple[Any, ...]]:
-        return type(self), (self.args[0], self.errors)
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class InvalidInputError(InvalidPayloadError):
+    """What the producer sent does not fit the schema's input type."""
+
+
+class InvalidOutputError(InvalidPayloadError):
+    """What the handler returned is not of the schema's output type, or could not be read back."""
 
 
 class QueueNotFoundError(JobsError, KeyError):
@@ -128,8 +169,8 @@ class PublishError(JobsError):
         super().__init__(message)
         self.failures = dict(failures or {})
 
-    def __reduce__(self) -> tuple[type[PublishError], tuple[Any, ...]]:
-        return type(self), (self.args[0], self.failures)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.failures), self.__dict__
 
 
 class UnroutableError(PublishError):
@@ -146,12 +187,49 @@ class BrokerUnavailableError(BrokerError, ConnectionError):
     retryable: ClassVar[bool] = True
 
 
+class UnconfirmedError(BrokerUnavailableError):
+    """The broker did not say whether it took what was published; publishing again may make a second copy."""
+
+
 class AccessDeniedError(BrokerError, PermissionError):
     """The broker answers, and refuses: wrong user or password, unknown virtual host, missing permission."""
 
 
 class LeaseLostError(JobsError):
     """The broker gave this delivery to another consumer because its lease ran out."""
+
+
+class JobExpiredError(JobsError):
+    """The job was received after the time up to which it was to run."""
+
+
+class WorkerLostError(JobsError):
+    """The job was running each time when its workers vanished: killed, out of memory, cut off from the broker."""
+
+
+class HandlerError(JobsError):
+    """Stands for what a handler raised where that cannot leave its process.
+
+    It cannot be pickled, or would end the runner instead of the job: SystemExit, MemoryError. ``error`` and
+    ``error_type`` are its text and its class's name; it is the cause.
+    """
+
+    def __init__(self, error: str, error_type: str = "") -> None:
+        super().__init__(error, error_type)
+        self.failure = Failure(error_type or "HandlerError", error)
+
+    def __str__(self) -> str:
+        return self.failure.error
+
+    @property
+    def error_type(self) -> str:
+        """Name of the class that was raised."""
+        return self.failure.error_type
+
+    @property
+    def error(self) -> str:
+        """What it says."""
+        return self.failure.error
 
 
 class JobNotFoundError(JobsError, KeyError):
@@ -170,8 +248,8 @@ class JobFailedError(JobsError):
         self.error = error
         self.error_type = error_type
 
-    def __reduce__(self) -> tuple[type[JobFailedError], tuple[Any, ...]]:
-        return type(self), (self.args[0], self.job_id, self.error, self.error_type)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.job_id, self.error, self.error_type), self.__dict__
 
 
 class JobCancelledError(JobFailedError):
@@ -200,5 +278,5 @@ class RetryJob(JobsError):  # noqa: N818 - an instruction to the consumer, not a
             raise ConfigurationError(f"RetryJob: delay is {delay!r}; it is a number of seconds from 0 to ten years")
         self.delay = delay
 
-    def __reduce__(self) -> tuple[type[RetryJob], tuple[Any, ...]]:
-        return type(self), (self.args[0], self.delay)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.delay), self.__dict__

@@ -36,6 +36,7 @@ from pydantic_core import ValidationError as CoreValidationError
 from typing_extensions import TypeVar
 
 from mindtrace_jobs import registry
+from mindtrace_jobs._times import aware, parsed
 from mindtrace_jobs.errors import RegistrationError
 
 #: Validation context under which fields this process does not know are kept: the producer may be newer than the worker.
@@ -315,8 +316,5 @@ def current_fields(legacy: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _aware(moment: str | datetime) -> str | datetime:
-    try:
-        parsed = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    except ValueError:
-        return moment  # for validation to refuse
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    # What is no time is left for validation to refuse.
+    return aware(moment) if isinstance(moment, datetime) else parsed(moment) or moment

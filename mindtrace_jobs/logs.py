@@ -14,22 +14,26 @@ FIELDS = ("job_id", "job_name", "queue", "attempt")
 _running: ContextVar[Mapping[str, Any] | None] = ContextVar("mindtrace_jobs.running", default=None)
 
 
-def job_fields(job_id: str | None, job_name: str | None, queue: str, attempt: int) -> dict[str, Any]:
+#: Longest text of a stranger's in a log record, in characters.
+_LONGEST = 1000
+
+
+def shown(value: object) -> str | None:
+    """A stranger's text for a log record: on one line, without control characters, bounded. None stays None."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else repr(value)
+    text = text if text.isprintable() else "".join(map(_printable, text[:_LONGEST]))
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
+
+
+def job_fields(job_id: object, job_name: object, queue: str, attempt: int) -> dict[str, Any]:
     """``extra`` for a record about a job."""
-    return dict(zip(FIELDS, (job_id, job_name, queue, attempt), strict=True))
-
-
-def message_fields(headers: Mapping[str, Any], queue: str, losses: int) -> dict[str, Any]:
-    """``extra`` for a record about a message, as far as its headers tell.
-
-    Args:
-        headers: The message's.
-        queue: Where it was taken from.
-        losses: How often work on it began and its worker vanished.
-    """
-    retries = headers.get("retries")
-    attempt = losses + (retries if isinstance(retries, int) else 0) + 1
-    return job_fields(headers.get("id"), headers.get("task"), queue, attempt)
+    return dict(zip(FIELDS, (shown(job_id), shown(job_name), queue, attempt), strict=True))
 
 
 def begin(fields: Mapping[str, Any]) -> Token[Mapping[str, Any] | None]:

@@ -20,16 +20,17 @@ from typing import Any
 
 from mindtrace_jobs import registry
 from mindtrace_jobs._serializer_entry import CONTENT_ENCODING, CONTENT_TYPE
-from mindtrace_jobs.errors import ConfigurationError, DecodeError, InvalidPayloadError, UnknownTypeError
+from mindtrace_jobs.errors import (
+    ConfigurationError,
+    DecodeError,
+    InvalidInputError,
+    InvalidPayloadError,
+    UnknownTypeError,
+)
 from mindtrace_jobs.jobs import Job, JobSchema, current_fields
+from mindtrace_jobs.serializer import decode as decode_value
 from mindtrace_jobs.serializer import decode_job, encode_job, guarded, parse, to_json
-
-#: Header of jobs whose status is kept in the result backend from submission on; every taker checks it for cancellation.
-TRACKED = "x-job-tracked"
-#: Header counting how often work on this job began and its worker then vanished.
-ATTEMPTS = "x-attempts"
-#: Header holding why, when and where a job was dead-lettered.
-DEAD_LETTER = "x-dead-letter"
+from mindtrace_jobs.wire.headers import QUEUED_AT, TRACKED
 
 _EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _TASK_BODY_LENGTH = 3
@@ -77,8 +78,8 @@ def encode(
         "task": job.payload.name,
         "id": job.id,
         "shadow": None,
-        "eta": _moment("delay" if eta is None else "eta", eta if delay is None else delay, now),
-        "expires": _moment("expires", expires, now),
+        "eta": iso_moment("delay" if eta is None else "eta", eta if delay is None else delay, now),
+        "expires": iso_moment("expires", expires, now),
         "group": None,
         "group_index": None,
         "retries": 0,
@@ -92,6 +93,7 @@ def encode(
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
+        QUEUED_AT: job.created_at.isoformat(),
     }
     if tracked:
         headers[TRACKED] = True
@@ -106,7 +108,17 @@ def _origin(pid: int) -> str:
     return f"gen{pid}@{socket.gethostname()}"
 
 
-def _moment(name: str, value: datetime | float | timedelta | None, now: datetime | None) -> str | None:
+def iso_moment(name: str, value: datetime | float | timedelta | None, now: datetime | None = None) -> str | None:
+    """An option that names a time, or seconds from now, as the ISO 8601 text of a header.
+
+    Args:
+        name: The option's, for messages.
+        value: An aware time, or a span in seconds.
+        now: The present time, if the caller has it.
+
+    Raises:
+        ConfigurationError: a naive time, or a span that leads to no date.
+    """
     if value is None:
         return None
     if not isinstance(value, datetime):
@@ -120,29 +132,23 @@ def _moment(name: str, value: datetime | float | timedelta | None, now: datetime
     return value.isoformat()
 
 
-def due(headers: Mapping[str, Any], name: str = "eta") -> datetime | None:
-    """The aware time in header ``eta`` or ``expires``, None if absent. Celery's naive times are UTC.
-
-    Raises:
-        DecodeError: the header is no time.
-    """
-    value = headers.get(name)
-    if not value:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError) as error:
-        raise DecodeError(f"header {name!r} is not an ISO 8601 time") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def decode(
     body: bytes | bytearray | memoryview | str,
     headers: Mapping[str, Any],
     content_type: str | None = CONTENT_TYPE,
     schema: type[JobSchema[Any, Any]] | None = None,
 ) -> Job[Any]:
-    """The job in a message, whichever of the known shapes it has.
+    """The job in a message, whichever of the known shapes it has; arguments and errors as ``decode_task``."""
+    return decode_task(body, headers, content_type, schema)[0]
+
+
+def decode_task(
+    body: bytes | bytearray | memoryview | str,
+    headers: Mapping[str, Any],
+    content_type: str | None = CONTENT_TYPE,
+    schema: type[JobSchema[Any, Any]] | None = None,
+) -> tuple[Job[Any], dict[str, Any]]:
+    """The job in a message, and what Celery's canvas put beside it: callbacks, errbacks, chain and chord.
 
     Args:
         body, headers, content_type: As the broker delivered them.
@@ -150,13 +156,34 @@ def decode(
 
     Raises:
         UnknownTypeError: the schema is not registered here and no model's tag helps.
-        InvalidPayloadError: the fields do not fit the type, or ``schema`` is not what the message holds.
+        InvalidInputError: the fields do not fit the type, or ``schema`` is not what the message holds.
         DecodeError: not a job in any shape; nothing but DecodeError and its subclasses is ever raised.
     """
     if content_type and any(refused in str(content_type).lower() for refused in _REFUSED_CONTENT):
         raise DecodeError(f"content type {content_type!r} is not accepted: only JSON and the pydantic serializer are")
-    job: Job[Any] = guarded(_read, parse(body), headers or {}, schema)
-    return job
+    tree = parse(body)
+    try:
+        job: Job[Any] = guarded(_read, tree, headers or {}, schema)
+    except InvalidInputError:
+        raise
+    except InvalidPayloadError as error:
+        raise InvalidInputError(str(error), error.errors) from error
+    return job, _embed_of(tree)
+
+
+def embed_of(body: bytes | bytearray | memoryview | str) -> dict[str, Any]:
+    """What Celery's canvas put beside the arguments, read without them; empty if the body is no task body."""
+    try:
+        return _embed_of(parse(body))
+    except DecodeError:
+        return {}
+
+
+def _embed_of(tree: Any) -> dict[str, Any]:
+    source = tree[2] if isinstance(tree, list) and len(tree) == _TASK_BODY_LENGTH else tree
+    if not isinstance(source, dict):
+        return {}
+    return {name: guarded(decode_value, source[name]) for name in _EMBED if source.get(name)}
 
 
 def _read(tree: Any, headers: Mapping[str, Any], schema: type[JobSchema[Any, Any]] | None) -> Job[Any]:
@@ -165,8 +192,9 @@ def _read(tree: Any, headers: Mapping[str, Any], schema: type[JobSchema[Any, Any
     if isinstance(tree, dict):
         if tree.get("__type__") == "job":
             return decode_job(tree.get("__value__"), _checked(schema, _name_of(tree.get("__value__"))))
-        if "task" in tree and "args" in tree:  # Celery's protocol 1 keeps the headers in the body
-            return _read_task(tree["args"], tree.get("kwargs"), tree, schema)
+        if "args" in tree and ("task" in tree or "task" in headers):
+            # Celery's protocol 1 keeps the headers in the body.
+            return _read_task(tree["args"], tree.get("kwargs"), {**headers, **tree}, schema)
         if "schema_name" in tree:
             return _read_upstream(tree, schema)
         if "job_schema" in tree or "payload" in tree:
@@ -188,7 +216,9 @@ def _checked(schema: type[JobSchema[Any, Any]] | None, name: Any) -> type[JobSch
     """``schema`` if the message's name is its own; what is not asked for by name must not be read as it."""
     expected = schema.model_fields["name"].default if schema else None
     if schema and isinstance(expected, str) and name != expected:
-        raise InvalidPayloadError(f"asked for {schema.__name__} ({expected!r}), but the message holds {name!r:.80}")
+        if not isinstance(name, str) or registry.find_schema(name) is None:
+            raise unknown_type(name)
+        raise InvalidInputError(f"asked for {schema.__name__} ({expected!r}), but the message holds {name!r:.80}")
     return schema
 
 
@@ -198,18 +228,21 @@ def _read_task(
     args, kwargs = args or [], kwargs or {}
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise DecodeError("a Celery task body is [args, kwargs, embed] with a list and an object")
+    name, job_id = headers.get("task"), headers.get("id")
     if len(args) == 1 and isinstance(args[0], dict) and args[0].get("__type__") == "job":
         fields = args[0].get("__value__")
-        return decode_job(fields, _checked(schema, _name_of(fields)))
-    name, job_id = headers.get("task"), headers.get("id")
+        job: Job[Any] = decode_job(fields, _checked(schema, _name_of(fields)))
+        if isinstance(job_id, str) and job_id and job_id != job.id:
+            job.id = job_id  # sent again under an id of its own, as by Celery's retry of a signature
+        return job
     known = _known(name, schema)
-    fields = {"payload": {"name": name, "input": _task_input(args, kwargs, known)}}
+    fields = {"payload": {"name": name, "input": task_input(args, kwargs, known)}}
     if job_id is not None:
         fields["id"] = job_id
     return decode_job(fields, known)
 
 
-def _task_input(args: list[Any], kwargs: dict[str, Any], schema: type[JobSchema[Any, Any]]) -> Any:
+def task_input(args: list[Any], kwargs: dict[str, Any], schema: type[JobSchema[Any, Any]]) -> Any:
     """What a plain Celery producer passed, as fields of the input: keywords, one object, or positions."""
     if len(args) == 1 and not kwargs and isinstance(args[0], dict):
         return args[0]
@@ -217,13 +250,13 @@ def _task_input(args: list[Any], kwargs: dict[str, Any], schema: type[JobSchema[
     if not args and kwargs.keys() == {"input"} and "input" not in names and isinstance(kwargs["input"], dict):
         return kwargs["input"]
     if len(args) > len(names):
-        raise InvalidPayloadError(
+        raise InvalidInputError(
             f"{len(args)} positional arguments, but {schema.input_type().__name__} has {len(names)} fields"
         )
     positional = dict(zip(names, args, strict=False))
     twice = positional.keys() & kwargs.keys()
     if twice:
-        raise InvalidPayloadError(f"arguments given by position and by name: {', '.join(sorted(twice))}")
+        raise InvalidInputError(f"arguments given by position and by name: {', '.join(sorted(twice))}")
     return positional | kwargs
 
 
@@ -239,9 +272,14 @@ def _read_upstream(tree: dict[str, Any], schema: type[JobSchema[Any, Any]] | Non
 def _known(name: Any, schema: type[JobSchema[Any, Any]] | None) -> type[JobSchema[Any, Any]]:
     found = _checked(schema, name) or registry.find_schema(name if isinstance(name, str) else "")
     if found is None:
-        known = ", ".join(registry.schema_names()) or "none"
-        raise UnknownTypeError(
-            f"no schema is registered under the name {name!r:.80}, and a message that is not ours has no other type. "
-            f"Import the module that defines it before receiving. Registered here: {known:.200}"
-        )
+        raise unknown_type(name)
     return found
+
+
+def unknown_type(name: Any) -> UnknownTypeError:
+    """The error of a message whose schema, or task, is not known in this process."""
+    known = ", ".join(registry.schema_names()) or "none"
+    return UnknownTypeError(
+        f"no schema is registered under the name {name!r:.80}, and a message that is not ours has no other type. "
+        f"Import the module that defines it before receiving. Registered here: {known:.200}"
+    )

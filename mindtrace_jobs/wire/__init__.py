@@ -1,0 +1,1 @@
+"""The wire format: header names, and jobs as broker messages."""
