@@ -4,6 +4,11 @@ Kombu takes a message with BRPOP and records it as unacknowledged afterwards; he
 held under a lease that this process renews while it lives, so that work may last for hours while a dead worker's
 messages are back within a minute. Keys and formats are Kombu's own: stock processes may publish to, consume from and
 restore on the same server at the same time.
+
+Kombu calls ``Channel``, which is put together from parts, each with its own state: ``deliveries`` (held, acknowledged,
+requeued, renewed), ``consumers`` (claim, and pass messages on), ``exchanges``, ``connections``, ``waiter`` and
+``store``, all that is done on the server. ``poller`` drives the channels of a connection, ``leases`` is the thread that
+renews for all of them. ``keys`` has the names of keys, ``lua`` the scripts.
 """
 
 from __future__ import annotations
@@ -13,52 +18,18 @@ import time
 from queue import Empty
 from typing import Any
 
-import redis
-import redis.sentinel
 from kombu.transport import redis as kombu_redis
-from kombu.utils.url import _parse_url
 
-from mindtrace_jobs.transports.redis_channel import LeasedChannel
-from mindtrace_jobs.transports.redis_connections import OPTIONS
-from mindtrace_jobs.transports.redis_poller import Poller
+from mindtrace_jobs.transports.redis.channel import Channel, SentinelChannel
+from mindtrace_jobs.transports.redis.poller import Poller
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "TLSTransport", "Transport"]
 
 logger = logging.getLogger(__name__)
 
 
-class Channel(LeasedChannel):
-    """A channel to one Redis server."""
-
-
-class SentinelChannel(LeasedChannel, kombu_redis.SentinelChannel):
-    """A channel to the master that Sentinel names."""
-
-    master_name: Any = None
-    from_transport_options: Any = (*kombu_redis.SentinelChannel.from_transport_options, *OPTIONS)
-
-    def _sentinel_managed_pool(self, asynchronous: bool = False) -> Any:
-        if not self.master_name:
-            raise ValueError("a sentinel:// broker needs the transport option 'master_name'")
-        params = self._connparams(asynchronous)
-        first = params.pop("host"), params.pop("port")
-        # Kombu knows only its own scheme here.
-        urls = [_parse_url(url) for url in self.connection.client.alt or () if "://" in url]
-        others = [(url.hostname, url.port or self.connection.default_port) for url in urls if "sentinel" in url.scheme]
-        manager = redis.sentinel.Sentinel(
-            others or [first],
-            min_other_sentinels=getattr(self, "min_other_sentinels", 0),
-            sentinel_kwargs=getattr(self, "sentinel_kwargs", None),
-            **params,
-        )
-        # For Kombu, which closes it.
-        setattr(self, "_async_sentinel_manager" if asynchronous else "_sentinel_manager", manager)
-        login = {name: params[name] for name in ("username", "password") if name in params}
-        return manager.master_for(self.master_name, redis.Redis, **login).connection_pool
-
-
 class Transport(kombu_redis.Transport):
-    """See ``LeasedChannel`` for what differs from Kombu's."""
+    """A transport over channels that lose nothing: see ``Channel``."""
 
     Channel: Any = Channel
     cycle: Any
@@ -98,7 +69,7 @@ class Transport(kombu_redis.Transport):
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Let an event loop, Celery's, drive this transport."""
         super().register_with_event_loop(connection, loop)
-        self.cycle.watch_bell(loop)
+        self.cycle.join_loop(loop)
 
 
 class TLSTransport(Transport):

@@ -17,7 +17,7 @@ redis.call('ZREM', UNACKED_INDEX, '')
 redis.call('ZREM', LEASES, '')
 local moment = now()
 local taken, held, index, leases = {}, {}, {}, {}
-local fault
+local refusal
 
 local function take(q, most)
   for s = 1, #STEPS do
@@ -26,7 +26,7 @@ local function take(q, most)
     if kinds[q] == 'priority' then step = #STEPS + 1 - s end
     local messages = redis.pcall('RPOP', KEYS[(q - 1) * (#STEPS + 1) + 1 + step], most)
     if messages and messages.err then
-      fault, messages = messages, false
+      refusal, messages = messages, false
     end
     for _, message in ipairs(messages or {}) do
       taken[#taken + 1] = q
@@ -58,7 +58,7 @@ if #held > 0 then
   redis.call('ZADD', LEASES, unpack(leases))
 end
 
-if fault and #taken == 0 then return fault end
+if refusal and #taken == 0 then return refusal end
 
 local due = false
 if #taken / 2 < wanted then

@@ -1,4 +1,4 @@
-"""What the transport does on a Redis server, in a dozen typed calls. Knows nothing of channels and connections."""
+"""Every operation of the transport on a Redis server, as a typed call. Knows nothing of channels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from mindtrace_jobs.transports import redis_messages as messages
-from mindtrace_jobs.transports.protocol import Record
-from mindtrace_jobs.transports.redis_messages import Payload
-from mindtrace_jobs.transports.redis_scripts import (
+from mindtrace_jobs.transports.contract import Payload, Record
+from mindtrace_jobs.transports.redis import messages
+from mindtrace_jobs.transports.redis.keys import (
+    BINDING_DEADLINES,
     BINDINGS,
     BINDINGS_PERMANENT,
     CONSUMERS,
@@ -23,10 +23,9 @@ from mindtrace_jobs.transports.redis_scripts import (
     LEASES,
     QUEUES,
     Keys,
-    Script,
-    scripts,
 )
-from mindtrace_jobs.transports.redis_wire import Wire, raise_first
+from mindtrace_jobs.transports.redis.scripts import Script, scripts
+from mindtrace_jobs.transports.redis.wire import Wire, raise_first
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +48,9 @@ class Held:
     payload: Payload
     #: Came to a consumer, which may have taken it ahead of time.
     consumed: bool = False
-    #: Work on it has begun.
+    #: Work on it has started.
     started: bool = False
-    #: It is being acknowledged or given back.
+    #: It is being acknowledged or requeued.
     settling: bool = False
     #: Its work is done, but it could not be acknowledged: to be tried again.
     done: bool = False
@@ -61,7 +60,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim brought.
+    """The result of a claim.
 
     Attributes:
         deliveries: What was taken, in order.
@@ -75,7 +74,7 @@ class Claim:
 
 
 class Store:
-    """The server's side of one channel.
+    """The server's side of one channel, which it knows by a name of its own.
 
     Args:
         wire: The connection for commands.
@@ -88,16 +87,28 @@ class Store:
         self.keys = keys
         self.lease = lease
         self.scripts: dict[str, Script] = scripts(keys)
-        #: Names this channel on the server: the prefix of its delivery tags and of its consumers.
+        #: The channel's name on the server: the prefix of its delivery tags and of its consumers.
         self.identity = uuid4().hex
+        #: This name and those before a fork.
+        self._names: tuple[str, ...] = (self.identity,)
+        #: The number in the next delivery tag.
         self._number = 0
+
+    def rename(self) -> None:
+        """In a forked child: take another name, for the parent goes on under this one."""
+        self.identity = uuid4().hex
+        self._names += (self.identity,)
+
+    def claimed(self, tag: str) -> bool:
+        """Tell whether a delivery tag was made by a claim of this channel."""
+        return tag.startswith(self._names)
 
     # --- publishing
 
     def publish_args(
         self, queue: str, payload: Payload, *, declare: bool, expires: int | None
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """The arguments of the script ``publish``: those of the call and those of this message.
+        """Make the arguments of the script ``publish``: those of the call and those of this message.
 
         Takes ``delay`` out of the message's properties.
         """
@@ -117,7 +128,7 @@ class Store:
         self.wire.script(self.scripts["publish"], args=(*call, *message))
 
     def route_args(self, exchange: str, kind: str, routing_key: str, payload: Payload) -> tuple[Any, ...]:
-        """The arguments of the script ``route``. Takes ``delay`` out of the message's properties."""
+        """Make the arguments of the script ``route``. Takes ``delay`` out of the message's properties."""
         delay = _delay(payload)
         return exchange, kind, routing_key, self._step(payload), delay, messages.dump(payload)
 
@@ -165,47 +176,57 @@ class Store:
         """Remove deliveries; returns those that were not this holder's any more."""
         lost: set[str] = set()
         for chunk in _chunks(tags):
-            lost.update(self.advance([(tag, None) for tag in chunk], None, wire)[0])
+            lost.update(self.acknowledge_and_start([(tag, None) for tag in chunk], None, wire)[0])
         return lost
 
-    def advance(self, finished: Sequence[Step], begun: Step | None, wire: Wire | None = None) -> tuple[set[str], str]:
+    def acknowledge_and_start(
+        self, finished: Sequence[Step], starting: Step | None, wire: Wire | None = None
+    ) -> tuple[set[str], bool]:
         """Remove deliveries and mark one as started, each together with its job's record.
 
         Returns:
-            Those that were not this holder's any more, and the state that the record of the begun one had. If that was
-            ``CANCELLED_STATE``, it was not begun.
+            Those that were not this holder's any more, and whether the other one was started: its job is not cancelled.
         """
-        lost, state = (wire or self.wire).script(self.scripts["advance"], args=_steps(finished, begun))
-        return {tag.decode() for tag in lost}, state.decode()
+        args = _acknowledge_args(finished, starting)
+        lost, cancelled = (wire or self.wire).script(self.scripts["acknowledge"], args=args)
+        return {tag.decode() for tag in lost}, not cancelled
 
-    def advance_soon(self, finished: Sequence[Step], begun: Step | None, lost: Callable[[str], None]) -> None:
-        """As ``advance``, sent and not waited for; ``lost`` is called for each that was not this holder's any more."""
+    def acknowledge_and_start_nowait(
+        self, finished: Sequence[Step], starting: Step | None, lost: Callable[[str], None]
+    ) -> None:
+        """As ``acknowledge_and_start``, sent and not waited for.
+
+        Args:
+            finished: As there.
+            starting: As there.
+            lost: Called, when the answer is read, with each tag that was not this holder's any more.
+        """
 
         def then(reply: Any) -> None:
             for tag in reply[0]:
                 lost(tag.decode())
 
-        self.wire.post(self.scripts["advance"], _steps(finished, begun), then)
+        self.wire.post(self.scripts["acknowledge"], _acknowledge_args(finished, starting), then)
 
-    def give_back(self, deliveries: Sequence[Held], *, vanished: bool) -> set[str]:
+    def requeue(self, deliveries: Sequence[Held], *, vanished: bool) -> set[str]:
         """Put deliveries back at the front of their queues, in their order; returns those that were lost before.
 
         Args:
             deliveries: In the order in which they were taken.
-            vanished: Their holder goes away without a word about them; else it hands them back by itself.
+            vanished: Their holder goes away without a word about them; else it requeues them by itself.
         """
         kinds = self.kinds({held.queue for held in deliveries})
         lost: set[str] = set()
 
         def send(args: list[str]) -> None:
-            lost.update(tag.decode() for tag in self.wire.script(self.scripts["give_back"], args=["", *args]))
+            lost.update(tag.decode() for tag in self.wire.script(self.scripts["requeue"], args=["", *args]))
 
         args: list[str] = []
         size = 0
         for held in reversed(deliveries):
-            # A consumer takes ahead; what it gives back untouched was not really delivered.
+            # A consumer takes ahead; what it requeues untouched was not really delivered.
             delivered = held.started or not held.consumed
-            text = messages.returned(held.payload, delivered=delivered, attempted=held.started and vanished)
+            text = messages.requeued(held.payload, delivered=delivered, lost=held.started and vanished)
             args += [held.tag, self._front(held.queue, kinds[held.queue], held.payload), text]
             size += len(text)
             if size >= PORTION_SIZE or len(args) >= 3 * PORTION:
@@ -221,13 +242,13 @@ class Store:
         """Renew leases; returns the tags whose lease was lost. ``consumers`` are the queues it consumes."""
         chunks = _chunks(tags) or [()]
         calls = [(self.scripts["renew"], [self.lease, len(chunk), *chunk]) for chunk in chunks]
-        calls[0][1].extend(self.consumer(queue) for queue in consumers)
+        calls[0][1].extend(self._consumer(queue) for queue in consumers)
         replies = wire.scripts(calls)
         raise_first(replies)
         return {tag.decode() for reply in replies for tag in reply}
 
     def leased(self, tag: str | bytes) -> bool:
-        """Whether a delivery has a lease, expired or not: those of stock consumers have none."""
+        """Tell whether a delivery has a lease, expired or not: those of stock consumers have none."""
         return self.wire.call("ZSCORE", self.keys.named(LEASES), tag) is not None
 
     def restore_expired(self, wire: Wire) -> int:
@@ -245,28 +266,28 @@ class Store:
                 # The record is the message between a bracket and the queue's name, see claim.lua.
                 raw = record[1 : -len(f', "", {json.dumps(queue)}]')]
                 payload = messages.load(raw, name, queue)
-                text = messages.returned(payload, delivered=True, attempted=bool(started))
+                text = messages.requeued(payload, delivered=True, lost=bool(started))
                 args += [name, self._front(queue, kind.decode(), payload), text]
-            gone = {tag.decode() for tag in wire.script(self.scripts["give_back"], args=args)}
+            gone = {tag.decode() for tag in wire.script(self.scripts["requeue"], args=args)}
             for name in args[1::3]:
                 if name not in gone:
                     count += 1
                     queue = name.split(":", 2)[2]
                     logger.warning("restored a message to queue %r: the lease of its holder expired", queue)
 
-    def consumer(self, queue: str) -> str:
-        """The name under which this channel's consumer of a queue is counted."""
-        return f"{self.identity}:{queue}"
+    def register(self, queue: str) -> None:
+        """Be counted as a consumer of a queue until ``unregister``, or until the lease ends without renewal."""
+        self.wire.script(self.scripts["register"], args=(self.lease, self._consumer(queue)))
 
-    def arrive(self, queue: str) -> None:
-        """Be counted as a consumer of a queue until ``leave``, or until the lease ends without renewal."""
-        self.wire.script(self.scripts["arrive"], args=(self.lease, self.consumer(queue)))
-
-    def leave(self, queues: Iterable[str]) -> None:
-        """Be no longer counted."""
-        names = [self.consumer(queue) for queue in queues]
+    def unregister(self, queues: Iterable[str]) -> None:
+        """Be no longer counted as a consumer of these queues."""
+        names = [self._consumer(queue) for queue in queues]
         if names:
             self.wire.call("ZREM", self.keys.named(CONSUMERS), *names)
+
+    def _consumer(self, queue: str) -> str:
+        """The name under which this channel's consumer of a queue is counted."""
+        return f"{self.identity}:{queue}"
 
     # --- queues
 
@@ -289,7 +310,7 @@ class Store:
         return {name: (kind or b"").decode() for name, kind in zip(names, found, strict=True)}
 
     def stats(self, queue: str) -> dict[str, int]:
-        """Counts of a queue, by name."""
+        """Counts of a queue by the keys ready, unacknowledged, delayed and consumers."""
         ready, delayed, moment = self.wire.script(self.scripts["stats"], args=[queue])
         # Deliveries and consumers of all queues are looked through, so a few at a time, with others served in between.
         held = self._scan(LEASES, f"{_ANY_IDENTITY}:{_ANY_NUMBER}:{_literally(queue)}")
@@ -333,10 +354,9 @@ class Store:
         raise_first((made, found))
         return _exchange(found or record.encode())
 
-    def bind(self, exchange: str, member: str, *, permanent: bool) -> None:
-        """Add a binding to Kombu's table of an exchange; ``permanent`` keeps Kombu from ever sweeping the table."""
-        tables = (BINDINGS, BINDINGS_PERMANENT) if permanent else (BINDINGS,)
-        self._all([("SADD", self.keys.named(table + exchange), member) for table in tables])
+    def bind(self, exchange: str, member: str) -> None:
+        """Add a binding to Kombu's table of an exchange, and to the one that keeps Kombu from ever sweeping the first."""
+        self._all([("SADD", self.keys.named(table + exchange), member) for table in (BINDINGS, BINDINGS_PERMANENT)])
 
     def unbind(self, exchange: str, member: str) -> None:
         """Remove a binding."""
@@ -349,12 +369,12 @@ class Store:
 
     def delete_exchange(self, exchange: str) -> None:
         """Remove an exchange and its bindings. One that is not there is no error."""
-        bindings = [self.keys.named(part + exchange) for part in (BINDINGS, BINDINGS_PERMANENT)]
+        bindings = [self.keys.named(table + exchange) for table in (BINDINGS, BINDINGS_PERMANENT)]
         self._all(
             [
                 ("HDEL", self.keys.named(EXCHANGES), exchange),
                 ("DEL", *bindings),
-                ("ZREM", self.keys.named("_kombu.binding_deadlines"), exchange),
+                ("ZREM", self.keys.named(BINDING_DEADLINES), exchange),
             ]
         )
 
@@ -373,10 +393,10 @@ class Store:
         return self.keys.list(queue, self.keys.steps[self._step(payload) - 1])
 
 
-def _steps(finished: Sequence[Step], begun: Step | None) -> list[Any]:
+def _acknowledge_args(finished: Sequence[Step], starting: Step | None) -> list[Any]:
     args: list[Any] = [len(finished)]
-    for tag, record in (*finished, begun) if begun is not None else finished:
-        args += (tag, *record) if record is not None else (tag, "", "", 0)
+    for tag, record in (*finished, starting) if starting is not None else finished:
+        args += (tag, *record) if record is not None else (tag, "", "", 0, "")
     return args
 
 

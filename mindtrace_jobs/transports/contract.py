@@ -18,10 +18,6 @@ QUEUE_TYPE_ARGUMENT: Final = "x-job-queue"
 EXCHANGE_ARGUMENT: Final = "x-job-exchange"
 #: Message property: seconds, from publishing on, before which the message is not handed out.
 DELAY_PROPERTY: Final = "delay"
-#: Header counting how often the message was given back (the name RabbitMQ's quorum queues use).
-DELIVERY_COUNT_HEADER: Final = "x-delivery-count"
-#: Header counting how often work on the message began and its holder then vanished.
-ATTEMPTS_HEADER: Final = "x-attempts"
 
 FIFO: Final = "fifo"
 PRIORITY: Final = "priority"
@@ -32,20 +28,33 @@ QUEUE_TYPES: Final = frozenset({FIFO, PRIORITY, STACK, PLAIN})
 
 
 class Record(NamedTuple):
-    """The status of a job, to be kept on the broker's own server in the same step as its message begins or ends.
+    """The status of a job, to be kept on the broker's own server in the same step as its message starts or ends.
 
     Attributes:
         key, value: As the result backend would write them.
         seconds: How long to keep it; 0 is for ever.
+        cancel_key: A key whose presence says that the job is cancelled, and is not to be started; "" for none.
     """
 
     key: str
     value: bytes | str
     seconds: int
+    cancel_key: str = ""
 
 
-#: The state of a record that keeps its job from being begun.
-CANCELLED_STATE: Final = "REVOKED"
+class PublishBatch(Protocol):
+    """Messages collected to be published together."""
+
+    def publish(self, message: Payload, exchange: str, routing_key: str, mandatory: bool = False) -> Any:
+        """As ``JobsChannel.basic_publish``, but sent later."""
+
+    def flush(self) -> None:
+        """Send what was collected.
+
+        Raises:
+            kombu.exceptions.BatchPublishError: some of it was not published. An attribute ``refused``, if it has one,
+                maps the correlation id of each message that the broker refused to what it said.
+        """
 
 
 @runtime_checkable
@@ -55,10 +64,13 @@ class JobsChannel(Protocol):
     Broker errors are raised as AMQP's: ``amqp.exceptions.ChannelError`` with AMQP's reply code.
 
     Attributes:
+        keeps_records: Whether it can keep a :class:`Record` in the same step as it starts or acknowledges a message.
+            Passing one to a channel that cannot raises NotImplementedError.
         lost_deliveries: Delivery tags of messages that were taken back from this channel, as far as it has noticed:
             somebody else may run them too.
     """
 
+    keeps_records: bool
     lost_deliveries: set[str]
 
     # --- queues
@@ -94,7 +106,7 @@ class JobsChannel(Protocol):
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> None:
         """Remove a queue, whoever declared it, with its bindings and messages.
 
-        Messages being held are forgotten with it: given back later, they do not return. With ``if_unused`` or
+        Messages being held are forgotten with it: requeued later, they do not return. With ``if_unused`` or
         ``if_empty`` a queue that has consumers, or ready or delayed messages, is left alone. An unknown queue is no
         error.
         """
@@ -152,7 +164,7 @@ class JobsChannel(Protocol):
         A message with ``properties[DELAY_PROPERTY]`` greater than 0 is held back for so many seconds.
 
         Raises:
-            ChannelError: if ``mandatory``, 312 when the exchange has no queue for it.
+            ChannelError: if ``mandatory``, 404 when there is no such exchange and 312 when it has no queue for it.
         """
 
     def basic_get(self, queue: str, no_ack: bool = False) -> Any | None:
@@ -170,12 +182,19 @@ class JobsChannel(Protocol):
     def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
         """Limit how many consumed messages this channel holds at a time; 0 means no limit."""
 
-    def mark_started(self, delivery_tag: str) -> None:
+    def start(self, delivery_tag: str, record: Record | None = None) -> bool:
         """Record that work on a held message begins now.
 
-        Should its holder vanish, ``ATTEMPTS_HEADER`` of the message that comes back is one higher: when its lease
+        Should its holder vanish, the header ``x-attempts`` of the message that comes back is one higher: when its lease
         expires, or when the channel is closed before the message is acknowledged or rejected. A message that is not
         held any more is ignored.
+
+        Args:
+            delivery_tag: The message.
+            record: Kept in the same step. Without one the broker's word is not waited for.
+
+        Returns:
+            False if ``record.cancel_key`` is there: nothing is changed then. Else True.
         """
 
     def holds(self, delivery_tag: str) -> bool:
@@ -184,8 +203,24 @@ class JobsChannel(Protocol):
         May ask the broker, and raise what that raises.
         """
 
+    def acknowledge(self, delivery_tag: str, record: Record | None = None) -> None:
+        """The work is done: forget the message, and wait for the broker's word.
+
+        ``lost_deliveries`` tells afterwards whether the message had been taken back before. ``record`` is kept in the
+        same step, unless it had.
+        """
+
+    def ack_nowait(self, delivery_tag: str, record: Record | None = None) -> None:
+        """As ``acknowledge``, without waiting: it may be sent together with the channel's next command.
+
+        A message that had been taken back before shows in ``lost_deliveries`` at the latest with that command.
+        """
+
+    def release(self, delivery_tag: str) -> None:
+        """Hold a message no longer that could not be settled: it comes back as if its holder had vanished."""
+
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
-        """The work is done: forget the message. With ``multiple`` also all that this channel was given before it.
+        """As ``ack_nowait``. With ``multiple`` also all that this channel was given before it.
 
         Never touches another's delivery: if the message was taken back from this channel before, a warning is logged, at
         the latest with the channel's next command.
@@ -195,9 +230,12 @@ class JobsChannel(Protocol):
         """Drop a held message, or with ``requeue`` put it back to the front of its queue, the next to be delivered.
 
         What comes back has ``headers["redelivered"]`` and ``properties["delivery_info"]["redelivered"]`` set to True,
-        and ``DELIVERY_COUNT_HEADER`` one higher. Only a consumed message on which ``mark_started`` was not called
-        (prefetched and given back) keeps its count.
+        and the header ``x-delivery-count`` one higher. Only a consumed message on which ``start`` was not called
+        (prefetched and returned) keeps its count.
         """
+
+    def create_publish_batch(self, max_size: int) -> PublishBatch:
+        """Collects messages to publish in few round trips; sends them by itself whenever there are ``max_size``."""
 
     def close(self) -> None:
         """Cancel the consumers and put everything held back to the front of its queue, in the original order."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from mindtrace_jobs.transports.redis_scripts import Script
+from mindtrace_jobs.transports.redis.scripts import Script
 
 Command = Sequence[Any]
 #: A script that was sent, its arguments, and what is to be told its result.
@@ -198,7 +198,7 @@ class Wire:
             connection.disconnect()
 
     def _stale(self, connection: Any) -> bool:
-        """Whether something can be read where nothing is expected: the server closed the connection."""
+        """Tell whether something can be read where nothing is expected: the server closed the connection."""
         if not self._readable(connection):
             return False
         try:
@@ -214,7 +214,7 @@ class Wire:
 
     @staticmethod
     def _dead(connection: Any) -> bool:
-        """Whether nobody answers on a connection that lay idle: what is in between may have forgotten it."""
+        """Tell whether nobody answers on a connection that lay idle: what is in between may have forgotten it."""
         try:
             connection.check_health()
         except (RedisError, OSError):

@@ -7,13 +7,13 @@ import os
 import threading
 import time
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.eventio import ERR, READ, poll
 
-if TYPE_CHECKING:
-    from mindtrace_jobs.transports.redis_channel import LeasedChannel
+from mindtrace_jobs.transports.redis.consumers import Consumers
+from mindtrace_jobs.transports.redis.waiter import Waiter
 
 #: Seconds between looks for credit that another thread may have returned by acknowledging.
 _CREDIT_POLL = 0.05
@@ -21,6 +21,13 @@ _CREDIT_POLL = 0.05
 _TURN = 1.0
 #: Seconds by which a timer may be off.
 _TIMER_TOLERANCE = 0.002
+
+
+class Polled(Protocol):
+    """What is needed of a channel here, beside what Kombu's own poller needs."""
+
+    consumers: Consumers
+    waiter: Waiter
 
 
 class Poller(kombu_redis.MultiChannelPoller):
@@ -38,8 +45,8 @@ class Poller(kombu_redis.MultiChannelPoller):
         self._restore_at = 0.0
         self._timer: Any = None
         self._timer_at = 0.0
-        #: Pipe by which the event loop is woken.
-        self._bell: tuple[int, ...] = ()
+        #: Its wake-up pipe: reading and writing end.
+        self._wakeup_pipe: tuple[int, ...] = ()
 
     # --- drain_events
 
@@ -75,9 +82,9 @@ class Poller(kombu_redis.MultiChannelPoller):
             turn = self._turn % len(channels)
             channels = channels[turn:] + channels[:turn]
         for channel in channels:
-            if channel.deliver_one():
+            if channel.consumers.deliver_one():
                 return True
-        return any(channel.claim() and channel.deliver_one() for channel in channels)
+        return any(channel.consumers.claim() and channel.consumers.deliver_one() for channel in channels)
 
     def _watch_all(self, timeout: float | None) -> float:
         """Register every socket to wait for; returns the seconds to wait at most."""
@@ -86,7 +93,7 @@ class Poller(kombu_redis.MultiChannelPoller):
             if channel.active_queues:
                 # Watching may read what there is to know; so look after it.
                 self._watch(channel)
-                pause = min(pause, channel.waiter.left if channel.has_credit() else _CREDIT_POLL)
+                pause = min(pause, channel.waiter.left if channel.consumers.has_credit() else _CREDIT_POLL)
             if channel.active_fanout_queues:
                 self._register_LISTEN(channel)
         return max(0.0, float(pause))
@@ -124,14 +131,14 @@ class Poller(kombu_redis.MultiChannelPoller):
         """At each turn of the event loop: claim and deliver what credit allows, then watch the sockets."""
         pauses: list[float] = []
         for channel in list(self._channels):
-            if channel.active_queues and channel.deliver_available():
+            if channel.active_queues and channel.consumers.deliver_available():
                 # Consumers put off what they have to do, such as to acknowledge, to the next turn.
                 pauses.append(0)
             # A callback may have cancelled or closed it.
             if channel.active_queues:
                 # Watching may read what there is to know; so look after it.
                 self._watch(channel)
-                if channel.has_credit():
+                if channel.consumers.has_credit():
                     pauses.append(channel.waiter.left)
             if channel.active_fanout_queues:
                 self._register_LISTEN(channel)
@@ -150,37 +157,34 @@ class Poller(kombu_redis.MultiChannelPoller):
                 self._timer.cancel()
             self._timer, self._timer_at = self.loop.call_later(seconds, _nothing), at
         # The loop has already decided how long it is going to wait in this turn.
-        self._ring()
+        self._wake_loop()
 
-    def watch_bell(self, loop: Any) -> None:
-        """Let the event loop, which this becomes a part of, be woken by ``_ring``."""
+    def join_loop(self, loop: Any) -> None:
+        """Become a part of an event loop, which other threads can wake up from now on."""
         self.loop = loop
         self._thread = threading.get_ident()
-        if not self._bell:
-            self._bell = os.pipe()
-            for descriptor in self._bell:
+        if not self._wakeup_pipe:
+            self._wakeup_pipe = os.pipe()
+            for descriptor in self._wakeup_pipe:
                 os.set_blocking(descriptor, False)
-        loop.add_reader(self._bell[0], self._silence)
+        loop.add_reader(self._wakeup_pipe[0], self._empty_wakeup_pipe)
 
-    def _ring(self) -> None:
-        if self._bell:
+    def _wake_loop(self) -> None:
+        if self._wakeup_pipe:
             # A full pipe wakes it up as well.
             with contextlib.suppress(BlockingIOError):
-                os.write(self._bell[1], b"x")
+                os.write(self._wakeup_pipe[1], b"x")
 
-    def _silence(self, *_: Any) -> None:
+    def _empty_wakeup_pipe(self, *_: Any) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.read(self._bell[0], 4096)
+            os.read(self._wakeup_pipe[0], 4096)
 
     def close(self) -> None:
         """Forget every channel."""
         super().close()
-        if self._bell:
-            bell, self._bell = self._bell, ()
-            if self.loop is not None:
-                self.loop.remove(bell[0])
-            for descriptor in bell:
-                os.close(descriptor)
+        if self._wakeup_pipe and self.loop is not None:
+            self.loop.remove(self._wakeup_pipe[0])
+        self._close_wakeup_pipe()
 
     def on_readable(self, fileno: int) -> None:
         """A socket of the event loop is readable."""
@@ -192,9 +196,9 @@ class Poller(kombu_redis.MultiChannelPoller):
             super().on_readable(fileno)
 
     def credit_returned(self) -> None:
-        """Called when another thread than the loop's may have acknowledged."""
+        """Have the event loop claim anew if this is another thread: it has acknowledged, so there is credit."""
         if self.loop is not None and threading.get_ident() != self._thread:
-            self._ring()
+            self._wake_loop()
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's poller alone: unregistering here would unregister there."""
@@ -202,13 +206,16 @@ class Poller(kombu_redis.MultiChannelPoller):
         self._chan_to_sock.clear()
         self.poller = poll()
         self.loop = None
-        bell, self._bell = self._bell, ()
-        for descriptor in bell:
+        self._close_wakeup_pipe()
+
+    def _close_wakeup_pipe(self) -> None:
+        descriptors, self._wakeup_pipe = self._wakeup_pipe, ()
+        for descriptor in descriptors:
             os.close(descriptor)
 
     # --- sockets
 
-    def _watch(self, channel: LeasedChannel) -> None:
+    def _watch(self, channel: Polled) -> None:
         connection = channel.waiter.connection
         # Kombu looks at the connection of what is registered while one is being closed, when a waiter's would open another.
         wire = channel.waiter.wire
@@ -220,7 +227,7 @@ class Poller(kombu_redis.MultiChannelPoller):
                     del self._fd_to_chan[fileno]
             self._register(channel, wire, "CLAIM")
 
-    def forget(self, channel: LeasedChannel) -> None:
+    def forget(self, channel: Polled) -> None:
         """Watch a channel's sockets no longer."""
         for ident, sock in list(self._chan_to_sock.items()):
             if ident[0] is channel:

@@ -1,4 +1,4 @@
--- Renews leases and the presence of consumers.
+-- Renews leases and the registration of consumers.
 -- ARGV: seconds of lease; number of delivery tags; the tags; the consumers. Returns the tags whose lease was lost.
 -- Nothing comes back that was removed meanwhile; stock consumers, which restore by a rule of their own, leave the lease.
 -- ZREM first: a script whose first write needs no memory may go on when maxmemory is reached.

@@ -1,4 +1,4 @@
--- Counts a consumer until its lease ends. ARGV: seconds of lease; the consumer.
+-- Registers a consumer: it is counted until its lease ends. ARGV: seconds of lease; the consumer.
 -- Those that are late may come back; those of yesterday do not. They go first: a script whose first write needs no memory
 -- may go on when maxmemory is reached.
 local moment = now()

@@ -5,18 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from typing import Any
 
 from kombu.utils.json import JSONEncoder
 from kombu.utils.json import loads as _kombu_loads
 
-Payload = dict[str, Any]
+from mindtrace_jobs.transports.contract import Payload
+from mindtrace_jobs.wire.headers import DELIVERY_COUNT, LOSSES, REDELIVERED, count
 
 #: Kombu makes an encoder for each message; this is one of the same kind.
 _encode: Callable[[Payload], str] = JSONEncoder().encode
-
-DELIVERY_COUNT = "x-delivery-count"
-ATTEMPTS = "x-attempts"
 
 
 def dump(payload: Payload) -> str:
@@ -25,7 +22,7 @@ def dump(payload: Payload) -> str:
 
 
 def load(raw: bytes, tag: str, queue: str) -> Payload:
-    """A message as Kombu's virtual channels take it, under its new delivery tag.
+    """Decode a message to what Kombu's virtual channels take, under its new delivery tag.
 
     What is not a message at all becomes one whose body it is, so that somebody can look at it: a queue must not be
     blocked by what a stray command pushed onto it.
@@ -57,20 +54,20 @@ def _foreign(raw: bytes, tag: str, queue: str) -> Payload:
     }
 
 
-def returned(payload: Payload, *, delivered: bool, attempted: bool) -> str:
+def requeued(payload: Payload, *, delivered: bool, lost: bool) -> str:
     """The message to put back on its queue.
 
     Args:
         payload: The message as it was taken.
-        delivered: Whether the delivery counts: work on it may have begun.
-        attempted: Whether work on it began and its holder vanished.
+        delivered: The delivery counts: work on it may have started.
+        lost: Work on it started, and its holder vanished.
     """
     headers = dict(payload.get("headers") or {})
-    headers["redelivered"] = True
+    headers[REDELIVERED] = True
     if delivered:
-        headers[DELIVERY_COUNT] = _count(headers, DELIVERY_COUNT) + 1
-    if attempted:
-        headers[ATTEMPTS] = _count(headers, ATTEMPTS) + 1
+        headers[DELIVERY_COUNT] = count(headers, DELIVERY_COUNT) + 1
+    if lost:
+        headers[LOSSES] = count(headers, LOSSES) + 1
     properties = dict(payload["properties"])
     properties["delivery_info"] = {**(properties.get("delivery_info") or {}), "redelivered": True}
     return dump({**payload, "headers": headers, "properties": properties})
@@ -80,10 +77,5 @@ def priority(payload: Payload) -> int:
     """The message's priority, 0 to 9; 0 if it has none."""
     try:
         return max(0, min(9, int(payload["properties"]["priority"])))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return 0
-
-
-def _count(headers: Payload, name: str) -> int:
-    count = headers.get(name, 0)
-    return count if isinstance(count, int) else 0

@@ -16,8 +16,8 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from mindtrace_jobs.transports.redis_store import Claim, Store
-from mindtrace_jobs.transports.redis_wire import Wire
+from mindtrace_jobs.transports.redis.store import Claim, Store
+from mindtrace_jobs.transports.redis.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Waiter:
         store: Where to claim.
         make: Makes a redis-py connection for a version of the protocol, not yet connected.
         safety_poll: Seconds between claims while nothing happens.
-        tracking: Whether to ask the server to wake it; else it claims every 100 ms.
+        tracking: Ask the server to wake it; else it claims every 100 ms.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class Waiter:
         if self.wire.connection is not None:
             self._read(self.wire.connection)
 
-    def again(self) -> None:
-        """Claim without waiting any longer."""
+    def disarm(self) -> None:
+        """Wait no longer: a claim is worthwhile now."""
         self._armed = False
 
     @property

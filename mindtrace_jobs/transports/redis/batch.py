@@ -1,19 +1,18 @@
-"""Publishing many messages in few round trips: what Kombu's ``Producer.batch()`` is given."""
+"""Publishing many messages in few round trips, for Kombu's ``Producer.batch()`` and the clients."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from kombu.exceptions import BatchPublishError
 
-from mindtrace_jobs.transports.redis_scripts import Script
-from mindtrace_jobs.transports.redis_store import PORTION_SIZE
-
-if TYPE_CHECKING:
-    from mindtrace_jobs.transports.redis_channel import LeasedChannel
+from mindtrace_jobs.transports.contract import Payload
+from mindtrace_jobs.transports.redis.exchanges import Exchanges
+from mindtrace_jobs.transports.redis.scripts import Script
+from mindtrace_jobs.transports.redis.store import PORTION_SIZE, Store
 
 #: Messages in one call of the script: bounds how long the server is busy with it.
-_TOGETHER = 50
+_CALL_SIZE = 50
 #: The place in the arguments of a message where it is itself.
 _TEXT = 2
 
@@ -30,6 +29,16 @@ class BatchRefusedError(BatchPublishError):
         self.refused = refused
 
 
+class PublishingChannel(Protocol):
+    """What a batch needs of its channel."""
+
+    store: Store
+    exchanges: Exchanges
+
+    def basic_publish(self, message: Payload, exchange: str, routing_key: str, **kwargs: Any) -> Any:
+        """Add a message to the batch ``_publish_batch`` where it belongs."""
+
+
 class PublishBatch:
     """Collects publishes and sends them in one pipeline, messages to one queue in calls of several.
 
@@ -38,7 +47,7 @@ class PublishBatch:
         max_size: Messages after which it sends by itself.
     """
 
-    def __init__(self, channel: LeasedChannel, max_size: int) -> None:
+    def __init__(self, channel: PublishingChannel, max_size: int) -> None:
         self.channel = channel
         self._max_size = max_size
         self._calls: list[tuple[Script, list[Any]]] = []
@@ -54,15 +63,17 @@ class PublishBatch:
         self._failed: BaseException | None = None
         self._closed = False
 
-    def publish(self, message: Any, **kwargs: Any) -> Any:
-        """Take one prepared message; ``kwargs`` as ``basic_publish`` takes them.
+    def publish(self, message: Payload, exchange: str, routing_key: str, mandatory: bool = False, **kwargs: Any) -> Any:
+        """Add a prepared message, as ``basic_publish``.
 
         Raises:
             BatchPublishError: the batch failed before.
         """
         self._check()
         self._id = message["properties"].get("correlation_id")
-        result = self.channel.basic_publish(message, _publish_batch=self, **kwargs)
+        result = self.channel.basic_publish(
+            message, exchange, routing_key, mandatory=mandatory, **kwargs, _publish_batch=self
+        )
         if self._count >= self._max_size:
             self.flush()
         return result
@@ -75,7 +86,7 @@ class PublishBatch:
             self._room -= 1
         else:
             self._add("publish", [*call, *message])
-            self._last, self._room, self._space = call, _TOGETHER - 1, PORTION_SIZE
+            self._last, self._room, self._space = call, _CALL_SIZE - 1, PORTION_SIZE
         self._space -= len(message[_TEXT])
         self._count += 1
 
@@ -92,7 +103,7 @@ class PublishBatch:
         self._ids.append([self._id])
 
     def to_subscribers(self, topic: str, payload: str) -> None:
-        """Add a broadcast."""
+        """Add a broadcast to a PUB/SUB channel."""
         self._published.append((topic, payload))
         self._count += 1
 
@@ -131,7 +142,7 @@ class PublishBatch:
             raise BatchRefusedError(f"the server refused some of a batch: {refusal}", refused) from refusal
         for index, (exchange, routing_key) in mandatory.items():
             if not replies[index]:
-                self.channel.unroutable(exchange, routing_key)
+                self.channel.exchanges.unroutable(exchange, routing_key)
 
     def discard(self) -> None:
         """Forget what was not sent."""

@@ -12,7 +12,7 @@ from itertools import chain, count
 from time import monotonic
 from typing import Any
 
-from mindtrace_jobs.transports.protocol import PRIORITY, STACK, Payload
+from mindtrace_jobs.transports.contract import PRIORITY, STACK, Payload
 
 MAX_PRIORITY = 9
 
@@ -34,12 +34,11 @@ class MemoryQueue:
         self.name = name
         self.kind = kind
         self.auto_delete = auto_delete
-        #: Messages that were handed out and are neither acknowledged nor given back.
+        #: How many messages were delivered and are neither acknowledged nor rejected.
         self.unacknowledged = 0
         # Highest priority first; queues that ignore priorities have one level.
-        self._levels: tuple[deque[Payload], ...] = tuple(
-            deque() for _ in range(MAX_PRIORITY + 1 if kind == PRIORITY else 1)
-        )
+        levels = MAX_PRIORITY + 1 if kind == PRIORITY else 1
+        self._levels: tuple[deque[Payload], ...] = tuple(deque() for _ in range(levels))
         self._delayed: list[tuple[float, int, Payload]] = []
 
     def put(self, payload: Payload) -> None:
@@ -50,7 +49,7 @@ class MemoryQueue:
             self._level(payload).append(payload)
 
     def put_front(self, payload: Payload) -> None:
-        """Add a message that was given back: it is the next one of its priority."""
+        """Add a message that is requeued: it is the next one of its priority."""
         self._level(payload).appendleft(payload)
 
     def put_delayed(self, payload: Payload, due: float) -> bool:
@@ -61,8 +60,7 @@ class MemoryQueue:
 
     def take(self) -> Payload | None:
         """Remove and return the next message; None if none is ready."""
-        if self._delayed:
-            self._promote()
+        self._promote()
         for level in self._levels:
             if level:
                 return level.popleft()
@@ -74,33 +72,30 @@ class MemoryQueue:
 
     def ready(self) -> int:
         """How many messages can be taken now."""
-        if self._delayed:
-            self._promote()
+        self._promote()
         return sum(map(len, self._levels))
 
     def delayed(self) -> int:
         """How many messages are held back."""
-        if self._delayed:
-            self._promote()
+        self._promote()
         return len(self._delayed)
 
     def __iter__(self) -> Iterator[Payload]:
         """The ready messages in the order of their delivery."""
-        if self._delayed:
-            self._promote()
+        self._promote()
         return chain.from_iterable(self._levels)
 
     def clear(self) -> int:
         """Remove ready and delayed messages; returns how many."""
-        removed = sum(map(len, self._levels)) + len(self._delayed)
+        removed = self.ready() + len(self._delayed)
         for level in self._levels:
             level.clear()
         self._delayed.clear()
         return removed
 
     def _promote(self) -> None:
-        now = monotonic()
-        while self._delayed and self._delayed[0][0] <= now:
+        """Add the messages that have become due."""
+        while self._delayed and self._delayed[0][0] <= monotonic():
             self.put(heappop(self._delayed)[2])
 
     def _level(self, payload: Payload) -> deque[Payload]:

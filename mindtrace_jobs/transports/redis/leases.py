@@ -14,13 +14,15 @@ import select
 import sys
 import time
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any, Protocol
 
 from redis.exceptions import RedisError, ResponseError
 
-from mindtrace_jobs.transports.redis_store import Store
-from mindtrace_jobs.transports.redis_wire import Wire
+from mindtrace_jobs import _forks
+from mindtrace_jobs.transports.redis.connections import Connections
+from mindtrace_jobs.transports.redis.store import Store
+from mindtrace_jobs.transports.redis.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -30,25 +32,14 @@ _LONGEST_RETRY = 1.0
 
 
 class Holder(Protocol):
-    """What holds deliveries: a channel."""
+    """A channel's deliveries: where their leases are, how to reach that server, and the seconds between renewals."""
 
-    @property
-    def store(self) -> Store:
-        """What it does on its server."""
-
-    @property
-    def server(self) -> Hashable:
-        """Tells servers, and key prefixes on them, apart."""
-
-    @property
-    def renew_every(self) -> float:
-        """Seconds between renewals."""
+    store: Store
+    connections: Connections
+    renew_every: float
 
     def renew(self, wire: Wire) -> None:
-        """Renew what it holds and what it consumes, and learn what it holds no longer."""
-
-    def connector(self, timeout: float | None = None) -> Callable[[], Any]:
-        """A function that makes connections to its server, with timeouts of so many seconds at most; outlives it."""
+        """Renew what is held and consumed, and learn what is held no longer."""
 
 
 class LeaseKeeper:
@@ -77,9 +68,10 @@ class LeaseKeeper:
 
     def sweep(self, holder: Holder) -> int:
         """Restore what expired on a holder's server now, unless that was done a moment ago; returns how many."""
-        if time.monotonic() < self._next_sweep.get(holder.server, 0.0):
+        server = holder.connections.server
+        if time.monotonic() < self._next_sweep.get(server, 0.0):
             return 0
-        self._next_sweep[holder.server] = time.monotonic() + sweep_every(holder.store.lease)
+        self._next_sweep[server] = time.monotonic() + sweep_every(holder.store.lease)
         return holder.store.restore_expired(holder.store.wire)
 
     def after_fork_in_child(self) -> None:
@@ -94,7 +86,7 @@ class LeaseKeeper:
 
     def _reset(self) -> None:
         self._lock = _original("_thread", "allocate_lock")()
-        self._holders: dict[int, weakref.ref[Any]] = {}
+        self._holders: dict[int, weakref.ref[Holder]] = {}
         self._wires: dict[Hashable, Wire] = {}
         self._next_sweep: dict[Hashable, float] = {}
         #: To the thread, while there is one.
@@ -119,7 +111,7 @@ class LeaseKeeper:
                 with contextlib.suppress(BlockingIOError):
                     os.write(self._pipe[1], b"x")
 
-    def _live(self) -> list[Any]:
+    def _live(self) -> list[Holder]:
         holders = [reference() for reference in list(self._holders.values())]
         return [holder for holder in holders if holder is not None]
 
@@ -146,12 +138,12 @@ class LeaseKeeper:
             for wire in wires.values():
                 wire.close()
 
-    def _tick(self, holders: list[Any], wires: dict[Hashable, Wire]) -> float:
+    def _tick(self, holders: list[Holder], wires: dict[Hashable, Wire]) -> float:
         """Renew and sweep what is due; returns the seconds until there is something to do again."""
         pause = _LONGEST_SWEEP
-        servers: dict[Hashable, list[Any]] = {}
+        servers: dict[Hashable, list[Holder]] = {}
         for holder in holders:
-            servers.setdefault(holder.server, []).append(holder)
+            servers.setdefault(holder.connections.server, []).append(holder)
             pause = min(pause, holder.renew_every)
         for server in set(wires) - set(servers):
             wires.pop(server).close()
@@ -160,7 +152,7 @@ class LeaseKeeper:
             wire = wires.get(server)
             if wire is None:
                 # One that does not answer must leave time to try again, and to renew on the other servers.
-                wire = wires[server] = Wire(group[0].connector(group[0].renew_every))
+                wire = wires[server] = Wire(group[0].connections.connector(group[0].renew_every))
             try:
                 for holder in group:
                     holder.renew(wire)
@@ -200,3 +192,4 @@ def _original(module: str, name: str) -> Any:
 
 
 keeper = LeaseKeeper()
+_forks.register(after_in_child=keeper.after_fork_in_child)

@@ -1,58 +1,94 @@
-"""Acknowledgement: the channel's side of what is held unacknowledged on the server."""
+"""Kombu's count of what a channel's consumers hold, and its way to settle that."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import OutOfMemoryError
 
-if TYPE_CHECKING:
-    from mindtrace_jobs.transports.redis_holding import HoldingChannel
+from mindtrace_jobs.transports.redis.deliveries import Deliveries
+from mindtrace_jobs.transports.redis.store import Store
 
 logger = logging.getLogger(__name__)
 
 
-class LeasedQoS(kombu_redis.QoS):
-    """Settles the deliveries this package claimed; leaves Kombu its own, such as those of PUB/SUB.
+class HoldingChannel(Protocol):
+    """What is needed of a channel here, beside what Kombu's own QoS needs."""
 
-    Safe to acknowledge from other threads than the consuming one.
+    deliveries: Deliveries
+    store: Store
+    do_restore: bool
+    connection_errors: tuple[type[BaseException], ...]
+
+
+class LeasedQoS(kombu_redis.QoS):
+    """Counts what was passed on and not settled, and settles what this package claimed as ``Deliveries`` does.
+
+    The rest, such as what came by PUB/SUB, is left to Kombu. Safe to acknowledge from other threads than the consuming
+    one.
     """
 
     channel: HoldingChannel
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Take note of a delivered message."""
-        if self.channel.claimed(delivery_tag):
+        if self.channel.store.claimed(delivery_tag):
             virtual.QoS.append(self, message, delivery_tag)
         else:
             super().append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         """Remove a delivery from the server; if its lease was lost, only say so."""
-        if self.channel.claimed(delivery_tag):
-            self.channel.finish(delivery_tag)
-            self._settled(delivery_tag)
+        if self.channel.store.claimed(delivery_tag):
+            self.channel.deliveries.ack_nowait(delivery_tag, at_once=True)
         else:
             super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Remove a delivery from the server, or put it back at the front of its queue."""
-        if not self.channel.claimed(delivery_tag):
+        if not self.channel.store.claimed(delivery_tag):
             super().reject(delivery_tag, requeue)
         elif requeue:
-            self.channel.settle_given_back([delivery_tag])
-            self._settled(delivery_tag)
+            self.channel.deliveries.requeue(delivery_tag)
         else:
             self.ack(delivery_tag)
 
+    def settled(self, delivery_tag: str) -> None:
+        """Count a delivery no longer."""
+        virtual.QoS.ack(self, delivery_tag)
+
+    def delivered_before(self, delivery_tag: str) -> list[str]:
+        """What is held and was delivered before this one; nothing if this is not held."""
+        held = self.channel.deliveries.held
+        tags = [tag for tag in self._delivered if tag in held]
+        return tags[: tags.index(delivery_tag)] if delivery_tag in tags else []
+
+    def forget(self) -> None:
+        """In a forked child: what was delivered is the parent's."""
+        self._delivered.clear()
+        self._dirty.clear()
+
+    def free(self, claimed: int) -> int | None:
+        """How many messages may be taken beside the ``claimed`` ones not yet delivered; None: as many as there are."""
+        if not self.can_consume():
+            return 0
+        if "can_consume" in self.__dict__:
+            # Celery's worker_disable_prefetch decides anew for each message.
+            return 0 if claimed else 1
+        if not self.prefetch_count:
+            return None
+        return max(0, self.prefetch_count - (len(self._delivered) - len(self._dirty)) - claimed)
+
+    # --- restoring
+
     def restore_unacked(self, client: Any = None) -> None:
         """Put everything held back at the front, in its order; what can't be told now is back when its lease ends."""
-        others = [tag for tag in self._delivered if not self.channel.claimed(tag)]
+        others = [tag for tag in self._delivered if not self.channel.store.claimed(tag)]
         try:
-            self.channel.settle_all()
+            self.channel.deliveries.requeue_all()
             for tag in others:
                 self.restore_by_tag(tag, client=client)
         except self.channel.connection_errors as error:
@@ -84,18 +120,3 @@ class LeasedQoS(kombu_redis.QoS):
         """
         if not self.channel.store.leased(tag):
             super().restore_by_tag(tag, client, leftmost)
-
-    def free(self, claimed: int) -> int | None:
-        """How many messages may be taken beside the ``claimed`` ones not yet delivered; None: as many as there are."""
-        if not self.can_consume():
-            return 0
-        if "can_consume" in self.__dict__:
-            # Celery's worker_disable_prefetch decides anew for each message.
-            return 0 if claimed else 1
-        if not self.prefetch_count:
-            return None
-        return max(0, self.prefetch_count - (len(self._delivered) - len(self._dirty)) - claimed)
-
-    def _settled(self, delivery_tag: str) -> None:
-        virtual.QoS.ack(self, delivery_tag)
-        self.channel.credit_returned()
