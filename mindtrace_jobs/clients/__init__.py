@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from mindtrace_jobs.clients.app_client import broker_scheme, client_for, speaks_amqp
 from mindtrace_jobs.clients.base import Client
-from mindtrace_jobs.clients.delivery import Delivery, Source
+from mindtrace_jobs.clients.delivery import Delivery, RecordWrite
 from mindtrace_jobs.clients.local import LocalClient
 from mindtrace_jobs.clients.rabbitmq import RabbitMQClient
 from mindtrace_jobs.clients.redis import RedisClient
+from mindtrace_jobs.clients.source import Source
 from mindtrace_jobs.clients.types import (
-    Ability,
+    Capability,
     ExchangeType,
     QueueInfo,
     QueueType,
@@ -19,7 +20,7 @@ from mindtrace_jobs.clients.types import (
 )
 
 __all__ = [
-    "Ability",
+    "Capability",
     "Client",
     "Delivery",
     "ExchangeType",
@@ -27,6 +28,7 @@ __all__ = [
     "QueueInfo",
     "QueueType",
     "RabbitMQClient",
+    "RecordWrite",
     "RedisClient",
     "Source",
     "broker_scheme",

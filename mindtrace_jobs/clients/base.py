@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import warnings
@@ -10,16 +9,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from types import TracebackType
+from typing import Any, ClassVar, Self, TypeVar
 from weakref import WeakSet
 
-from mindtrace_jobs.clients.confirms import UnconfirmedError
-from mindtrace_jobs.clients.delivery import GLANCE, Delivery, Source, consume, drain
+from mindtrace_jobs import _forks
+from mindtrace_jobs.clients.delivery import Delivery
 from mindtrace_jobs.clients.errors import map_error
 from mindtrace_jobs.clients.names import check_exchange, check_queue, check_routing_key
 from mindtrace_jobs.clients.session import Pool, Session
+from mindtrace_jobs.clients.source import POLL_INTERVAL, Source, consume, drain
 from mindtrace_jobs.clients.types import (
-    Ability,
+    Capability,
     ExchangeType,
     QueueInfo,
     QueueType,
@@ -32,14 +33,12 @@ from mindtrace_jobs.errors import (
     ConfigurationError,
     JobsError,
     QueueNotFoundError,
+    UnconfirmedError,
     UnsupportedError,
 )
 from mindtrace_jobs.jobs import BackendType
-from mindtrace_jobs.message import Message
-from mindtrace_jobs.transports.protocol import EXCHANGE_ARGUMENT, QUEUE_TYPE_ARGUMENT
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from mindtrace_jobs.transports.contract import EXCHANGE_ARGUMENT, QUEUE_TYPE_ARGUMENT
+from mindtrace_jobs.wire.message import Message
 
 T = TypeVar("T")
 
@@ -58,7 +57,7 @@ class Client(ABC):
     """
 
     backend: ClassVar[BackendType]
-    abilities: ClassVar[frozenset[Ability]]
+    capabilities: ClassVar[frozenset[Capability]]
 
     def __init__(
         self,
@@ -106,11 +105,6 @@ class Client(ABC):
         """Whether ``close`` was called."""
         return self._pool.closed
 
-    @property
-    def counts_attempts(self) -> bool:
-        """Whether the broker itself counts started attempts."""
-        return Ability.COUNTS_ATTEMPTS in self.abilities
-
     # --- queues
 
     def declare_queue(self, queue: str, queue_type: QueueType = QueueType.FIFO) -> None:
@@ -152,7 +146,7 @@ class Client(ABC):
         return self.run(work)
 
     def count(self, queue: str) -> int:
-        """How many jobs are ready to be taken.
+        """How many jobs are ready to be received.
 
         Raises:
             QueueNotFoundError: there is no such queue.
@@ -277,7 +271,7 @@ class Client(ABC):
             self._pool.release(session)
             return None
         try:
-            return Delivery(self, session, raw, queue, partial(self._pool.release, session))
+            return self.delivery(session, raw, queue, partial(self._pool.release, session))
         except BaseException:
             self._pool.discard(session)
             raise
@@ -321,6 +315,29 @@ class Client(ABC):
     def connect(self) -> Session:
         """A session of one's own, outside the pool. Close it."""
         return self._pool.connect()
+
+    @abstractmethod
+    def delivery(
+        self, session: Session, raw: Any, queue: str, on_settled: Callable[[], None] | None = None
+    ) -> Delivery:
+        """The delivery of a message: of a consumer's, or of a ``get`` if ``on_settled`` is called when it is settled."""
+
+    def delay_queue(self, queue: str, delay: float) -> str | None:
+        """The name of a queue whose messages move to ``queue`` when they are ``delay`` seconds old, declared if need be.
+
+        None where messages are held back by a property of their own, see ``transports.contract``.
+        """
+        del queue, delay
+        return None
+
+    @abstractmethod
+    def delivery_of(self, raw: Any, queue: str) -> Delivery:
+        """The delivery of a message that a Celery worker consumed over a channel of its own."""
+
+    def call_mapped(self, call: Callable[..., T], *args: Any) -> T:
+        """Call a function; what the driver raises comes out as an error of this package, causes kept."""
+        with self.mapped():
+            return call(*args)
 
     @abstractmethod
     def require(self, session: Session, queue: str) -> None:
@@ -375,7 +392,7 @@ class Client(ABC):
     # --- for subclasses
 
     def _check_type(self, queue_type: QueueType) -> None:
-        if queue_type is QueueType.STACK and Ability.STACK not in self.abilities:
+        if queue_type is QueueType.STACK and Capability.STACK not in self.capabilities:
             raise UnsupportedError(
                 f"{self.backend} has no last-in-first-out queues: use queue_type='fifo' or 'priority' here, or the local "
                 "or Redis backend"
@@ -442,7 +459,7 @@ class Client(ABC):
             while not box and (left := deadline - time.monotonic()) > 0:
                 if self.closed:
                     raise ClosedError("this client was closed while it waited for a message")
-                drain(session, min(left, GLANCE))
+                drain(session, min(left, POLL_INTERVAL))
         finally:
             consumer.cancel()
         return box[0] if box else None
@@ -496,4 +513,4 @@ def _after_fork_in_child() -> None:
         client._after_fork_in_child()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_forks.register(after_in_child=_after_fork_in_child)

@@ -11,11 +11,7 @@ from itertools import takewhile
 from typing import Any
 
 from mindtrace_jobs.clients.session import Session
-from mindtrace_jobs.errors import BrokerUnavailableError
-
-
-class UnconfirmedError(BrokerUnavailableError):
-    """The broker did not say whether it took what was published; publishing again may make a second copy."""
+from mindtrace_jobs.errors import UnconfirmedError
 
 
 class Confirms:

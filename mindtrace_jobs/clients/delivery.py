@@ -1,94 +1,106 @@
-"""A message taken from a queue, and the stream of them a consumer reads."""
+"""A message received from a queue, and its broker's way to start, settle and count it."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Protocol
 
-from mindtrace_jobs.clients.kombu_api import Consumer, Queue
 from mindtrace_jobs.clients.types import is_dead_letter_queue
-from mindtrace_jobs.errors import BrokerError, BrokerUnavailableError, ClosedError, LeaseLostError
-from mindtrace_jobs.logs import message_fields
-from mindtrace_jobs.message import ATTEMPTS, Message
-from mindtrace_jobs.transports.protocol import Record
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from mindtrace_jobs.clients.base import Client
-    from mindtrace_jobs.clients.session import Session
+from mindtrace_jobs.errors import BrokerError, LeaseLostError
+from mindtrace_jobs.transports.contract import JobsChannel, Record
+from mindtrace_jobs.wire import headers as wire
+from mindtrace_jobs.wire.message import Message
 
 log = logging.getLogger("mindtrace_jobs.clients")
 
-#: How often RabbitMQ's quorum queues, and this package's transports, delivered a message before.
-DELIVERY_COUNT = "x-delivery-count"
-_DELIVERY_HEADERS = {"redelivered", DELIVERY_COUNT}
-#: Names how a producer packed the body. Kombu has unpacked it by now, or noted in ``errors`` that it could not.
-_COMPRESSION = "compression"
-#: Longest time in seconds until a wait notices that another thread has closed its client.
-GLANCE = 0.25
+_DELIVERY_HEADERS = frozenset({wire.REDELIVERED, wire.DELIVERY_COUNT})
 #: AMQP 0-9-1 basic properties that belong to the message.
-_PROPERTIES = {"correlation_id", "reply_to", "priority", "message_id", "timestamp", "type", "app_id"}
+_PROPERTIES = frozenset({"correlation_id", "reply_to", "priority", "message_id", "timestamp", "type", "app_id"})
 
 
-class Delivery:
-    """One message, taken and not yet settled. Settle it exactly once: ``acknowledge`` or ``requeue``.
+class RecordWrite(Protocol):
+    """A job's record on its way to the result backend.
 
-    Belongs to the thread that took it. Closing what it was taken from puts it back on its queue.
+    Attributes:
+        inline: What the broker's channel may keep in the same step as it starts or acknowledges the message; None where
+            the records are kept elsewhere. Reading it may raise EncodeError.
     """
 
-    def __init__(
-        self, client: Client, session: Session, raw: Any, queue: str, settled: Callable[[], None] | None = None
-    ) -> None:
-        self._client = client
-        self._session = session
+    @property
+    def inline(self) -> Record | None: ...
+
+    def start(self) -> bool:
+        """Write that the job runs, unless it is cancelled; returns whether it may run. Errors are logged."""
+
+    def finish(self) -> None:
+        """Write how it ended, trying for a while.
+
+        Raises:
+            EncodeError: the output would not come back as it is.
+            BrokerError: the result backend does not take it.
+        """
+
+
+class Delivery(ABC):
+    """One message, received and not yet settled. Settle it exactly once: ``acknowledge`` or ``requeue``.
+
+    Belongs to the thread that received it. Closing what it was received from puts it back on its queue.
+
+    Args:
+        raw: Kombu's message.
+        queue: Where it was received from.
+        message: The same as ``message_of`` makes it, if the caller has it.
+    """
+
+    def __init__(self, raw: Any, queue: str, message: Message | None = None) -> None:
         self._raw = raw
-        self._on_settled = settled
         #: Whether it was acknowledged or put back.
         self.settled = False
         #: Whether a copy waits in its place, so that settling it did not end the job.
         self.postponed = False
         self.queue = queue
-        self.message = message_of(raw)
+        self.message = message_of(raw) if message is None else message
 
     @property
     def redelivered(self) -> bool:
-        """Whether somebody took it before and gave it back or vanished."""
+        """Whether somebody received it before, and returned it or vanished."""
         info = self._raw.delivery_info or {}
-        return bool(info.get("redelivered") or self._raw.headers.get("redelivered"))
+        return bool(info.get("redelivered") or self._raw.headers.get(wire.REDELIVERED))
 
     @property
-    def counted(self) -> bool:
-        """Whether the broker itself counts, on this queue, how often the message came back."""
-        return self._client.counts_attempts or DELIVERY_COUNT in self._raw.headers
+    def delivery_count(self) -> int:
+        """How often the broker delivered it before, if it counts that."""
+        return wire.count(self._raw.headers, wire.DELIVERY_COUNT)
 
     @property
-    def attempts(self) -> int:
-        """How often work on it began and its worker vanished, as far as the broker counts."""
-        attempts = _count(self._raw.headers.get(ATTEMPTS))
-        return (
-            attempts if self._client.counts_attempts else max(attempts, _count(self._raw.headers.get(DELIVERY_COUNT)))
-        )
+    def losses(self) -> int:
+        """How often work on it began and its worker vanished, as far as the message says."""
+        return wire.count(self._raw.headers, wire.LOSSES)
 
     @property
     def log_fields(self) -> dict[str, Any]:
         """``extra`` of log records about it."""
-        return message_fields(self.message.headers, self.queue, self.attempts)
+        return wire.log_fields(self.message.headers, self.queue, self.losses)
 
     @property
     def dead(self) -> bool:
-        """Whether it was taken from a dead-letter queue."""
+        """Whether it was received from a dead-letter queue."""
         return is_dead_letter_queue(self.queue)
 
     @property
-    def lost(self) -> bool:
-        """Whether its lease is known to have run out: the broker gave, or will give, the message to somebody else."""
-        return self._raw.delivery_tag in getattr(self._session.channel, "lost_deliveries", ())
+    @abstractmethod
+    def counted(self) -> bool:
+        """Whether the broker itself counts lost workers, so that ``losses`` is all there is to know."""
 
+    @abstractmethod
+    def started_before(self) -> int:
+        """How often work on it is known to have begun and not ended, where the broker does not count by itself."""
+
+    @abstractmethod
     def confirm(self) -> None:
         """Make sure that the message is still this process's, before anything is decided about it.
 
@@ -98,70 +110,113 @@ class Delivery:
             LeaseLostError: it is not: it is run again elsewhere.
             BrokerUnavailableError: it cannot be known.
         """
-        holds = getattr(self._session.channel, "holds", None)
-        if holds is not None:
-            with self._client.mapped():
-                held = holds(self._raw.delivery_tag)
-            if not held:
-                raise LeaseLostError(
-                    f"the lease of a job from {self.queue!r} ran out, so it is run again elsewhere: was this process "
-                    "paused, or cut off from the broker?"
-                )
 
-    def mark_started(self) -> None:
+    @abstractmethod
+    def start(self, write: RecordWrite | None = None, *, exact: bool = False) -> bool:
         """Record that work on it begins now, so that it is known should this process vanish.
+
+        Args:
+            write: The record that says so, written in the same step where the server can.
+            exact: Whether the very first start has to be known where the broker does not count by itself, which costs
+                two round trips a job.
+
+        Returns:
+            False if the record says that the job is cancelled: work must not begin.
 
         Raises:
             BrokerUnavailableError: the connection is lost; the broker will hand the message to somebody else.
         """
-        mark = getattr(self._session.channel, "mark_started", None)
-        if mark is not None:
-            with self._client.mapped():
-                mark(self._raw.delivery_tag)
 
-    def begin(self, record: Record) -> bool:
-        """As ``mark_started``, and keep the job's record in the same step; only where ``client.keeps_records``.
-
-        Returns:
-            False if the record that is there says that the job was cancelled; nothing is changed then.
-        """
-        with self._client.mapped():
-            return bool(self._session.channel.begin(self._raw.delivery_tag, record))
-
-    def acknowledge(self, record: Record | None = None, *, at_once: bool = False) -> None:
-        """The work is done: remove it from the broker.
+    @abstractmethod
+    def acknowledge(self, write: RecordWrite | None = None, *, at_once: bool = False) -> None:
+        """Remove it from the broker: its work is done.
 
         Args:
-            record: Of its job, kept in the same step unless the lease had run out; only where ``client.keeps_records``.
-            at_once: It was taken a moment ago, so that there is no need to wait for whether the lease had run out.
+            write: The job's final record, written before, or in the same step where the server can.
+            at_once: It was received a moment ago, so that there is no need to wait for whether the lease had run out.
 
         Raises:
             LeaseLostError: its lease had run out; what somebody else holds now is left alone.
             BrokerUnavailableError: the connection is lost; the broker will deliver the message again.
+            EncodeError, BrokerError: the record could not be written; the message is not acknowledged.
         """
-        # In a stream the broker's word is not waited for: the next command brings it.
-        name = "acknowledge_soon" if self._on_settled is None or at_once else "acknowledge"
-        acknowledge = getattr(self._session.channel, name, None)
-        self._settle(self._raw.ack if acknowledge is None else partial(acknowledge, self._raw.delivery_tag, record))
-        if self.lost:
+
+    @abstractmethod
+    def requeue(self) -> None:
+        """Put it back at the front of its queue. Raises as ``acknowledge`` does."""
+
+    def ended(self) -> None:  # noqa: B027 - most brokers keep nothing
+        """Remove what the broker keeps of its starts beside the message; for whoever acknowledges it in another way."""
+
+
+class ChannelDelivery(Delivery):
+    """A delivery over a channel of this package's transports, which hold messages under leases and count losses.
+
+    Args:
+        raw, queue: As Delivery's.
+        channel: The channel it came over.
+        streamed: It came to a consumer: the broker's word on an acknowledgement comes with the next command.
+        mapped: Calls a function and turns what the driver raises into errors of this package.
+        on_settled: Called once it is settled.
+    """
+
+    def __init__(
+        self,
+        raw: Any,
+        queue: str,
+        channel: JobsChannel,
+        *,
+        streamed: bool,
+        mapped: Callable[..., Any],
+        on_settled: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(raw, queue)
+        self._channel = channel
+        self._streamed = streamed
+        self._mapped = mapped
+        self._on_settled = on_settled
+
+    @property
+    def counted(self) -> bool:
+        return True
+
+    def started_before(self) -> int:
+        return 0
+
+    def confirm(self) -> None:
+        if not self._mapped(self._channel.holds, self._raw.delivery_tag):
+            raise LeaseLostError(
+                f"the lease of a job from {self.queue!r} ran out, so it is run again elsewhere: was this process "
+                "paused, or cut off from the broker?"
+            )
+
+    def start(self, write: RecordWrite | None = None, *, exact: bool = False) -> bool:  # noqa: ARG002 - it counts
+        record = None if write is None else write.inline
+        if write is not None and record is None and not write.start():
+            return False
+        return bool(self._mapped(self._channel.start, self._raw.delivery_tag, record))
+
+    def acknowledge(self, write: RecordWrite | None = None, *, at_once: bool = False) -> None:
+        record = None if write is None else write.inline
+        if write is not None and record is None:
+            write.finish()
+        tag = self._raw.delivery_tag
+        self._settle(self._channel.ack_nowait if self._streamed or at_once else self._channel.acknowledge, tag, record)
+        if tag in self._channel.lost_deliveries:
             raise LeaseLostError(
                 f"the lease of a job from {self.queue!r} ran out before it was acknowledged, so it is run again "
                 "elsewhere: was this process paused, or cut off from the broker?"
             )
 
     def requeue(self) -> None:
-        """Put it back at the front of its queue. Raises as ``acknowledge`` does."""
         self._settle(self._raw.requeue)
 
-    def _settle(self, how: Callable[[], None]) -> None:
+    def _settle(self, how: Callable[..., None], *args: Any) -> None:
         try:
-            with self._client.mapped():
-                how()
+            self._mapped(how, *args)
         except BaseException:
             # Nobody works on it any more, so nobody may hold it.
-            let_go = getattr(self._session.channel, "let_go", None)
-            if let_go is not None:
-                let_go(self._raw.delivery_tag)
+            self._channel.release(self._raw.delivery_tag)
             raise
         finally:
             self.settled = True
@@ -169,166 +224,117 @@ class Delivery:
                 self._on_settled()
 
 
-class Source:
-    """The stream of deliveries from some queues, over a connection of its own.
+class StartMarks(Protocol):
+    """Durable marks on a broker that does not count: each says that work on a message began once more."""
 
-    Made by ``Client.consume``. Belongs to one thread. A lost connection is made again by ``next``; what had been
-    delivered over the old one comes again.
+    def count(self, key: str) -> int:
+        """The number of marks for a message."""
+
+    def add(self, key: str, number: int) -> int:
+        """Make the ``number``-th mark, from 1; returns the number."""
+
+    def remove(self, key: str, count: int) -> int:
+        """Remove the first ``count`` marks; returns how many."""
+
+
+class AmqpDelivery(Delivery):
+    """A delivery over AMQP, whose broker only says that a message was delivered before, begun or not.
+
+    So the start of a message that was delivered before leaves a mark on the broker. A first start leaves none, which
+    makes it as cheap as without counting: see ``mindtrace_jobs.execution.outcome.Losses``.
+
+    Args:
+        raw, queue, mapped, on_settled: As ChannelDelivery's.
+        marks: The broker's marks.
     """
 
-    def __init__(self, client: Client, queues: Sequence[str], prefetch: int) -> None:
-        self._client = client
-        self._queues = list(queues)
-        self._prefetch = prefetch
-        self._session: Session | None = None
-        self._consumer: Any = None
-        self._ready: deque[Delivery] = deque()
-        #: Whether the last thing that happened was an error.
-        self._failed = False
-        self._closed = False
-        self._open()
-
-    def _open(self) -> None:
-        with self._client.mapped():
-            session = self._session = self._client.connect()
-            try:
-                for queue in self._queues:
-                    self._client.require(session, queue)
-                self._consumer = consume(session, self._queues, self._prefetch, self._receive)
-            except BaseException:
-                self._session = None
-                session.close()
-                raise
-
-    def _receive(self, raw: Any, queue: str) -> None:
-        assert self._session is not None
-        self._ready.append(Delivery(self._client, self._session, raw, queue))
-
-    def next(self, timeout: float | None = None) -> Delivery | None:
-        """The next delivery, or None when ``timeout`` seconds passed without one (None: wait for ever).
-
-        Raises:
-            BrokerUnavailableError: the connection was lost and no broker answers within the connect timeout. Calling
-                again tries again.
-            BrokerError: the broker answers with an error, and did so before on an earlier connection. Calling again
-                tries again.
-            ClosedError: the source is closed.
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._ready:
-            if self._closed or self._client.closed:
-                raise ClosedError("this source, or its client, is closed")
-            left = GLANCE if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._drain(min(left, GLANCE)) and deadline is not None and left <= GLANCE:
-                return None
-        return self._ready.popleft()
+    def __init__(
+        self,
+        raw: Any,
+        queue: str,
+        marks: StartMarks,
+        *,
+        mapped: Callable[..., Any],
+        on_settled: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(raw, queue)
+        self._marks = marks
+        self._marked: int | None = None
+        # As it was delivered: who receives it writes into its headers.
+        self._delivered_losses = self.losses
+        self._mapped = mapped
+        self._on_settled = on_settled
 
     @property
-    def buffered(self) -> int:
-        """How many deliveries wait in this process."""
-        return len(self._ready)
+    def counted(self) -> bool:
+        return False
 
-    def _drain(self, timeout: float) -> bool:
-        """Wait for something to arrive; False when nothing did in time."""
-        if self._session is None:
-            self._open()
-        assert self._session is not None
-        try:
-            with self._client.mapped():
-                arrived = drain(self._session, timeout)
-        except BrokerError as error:
-            # A channel closed by the broker is lost like a connection. What was buffered goes back by itself; the next
-            # round makes a new connection.
-            log.warning("consuming is interrupted: %s", error, extra={"action": "reconnect"})
-            self._ready.clear()
-            if isinstance(error, BrokerUnavailableError):
-                self._session.drop()
-            self._session.close()
-            self._session = None
-            if self._failed:
-                raise  # a new connection is no remedy, and the caller knows how long to wait
-            self._failed = True
-            return True
-        self._failed = False
-        return arrived
+    @cached_property
+    def _key(self) -> str:
+        """Names the message on the broker: its queue, its job, which retry it is, and how often it was copied."""
+        headers = self.message.headers
+        job = str(headers.get("id") or "").encode("utf-8", "surrogatepass") or self.message.body
+        parts = (self.queue.encode(), job, b"%d.%d" % (wire.count(headers, "retries"), self._delivered_losses))
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 
-    def close(self) -> None:
-        """Stop taking and give back what was delivered but not handed out, in order."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._session is None:
-            return
+    def started_before(self) -> int:
+        if self._marked is None:
+            self._marked = self._try(lambda: self._marks.count(self._key)) or 0 if self.redelivered else 0
+        return self._marked
+
+    def confirm(self) -> None:
+        """Nothing to do: what AMQP delivers stays with the connection."""
+
+    def start(self, write: RecordWrite | None = None, *, exact: bool = False) -> bool:
+        if write is not None and not write.start():
+            return False
+        if self.redelivered or exact:
+            number = self.started_before() + 1
+            if self._try(lambda: self._marks.add(self._key, number)) is not None:
+                self._marked = number
+        return True
+
+    def acknowledge(self, write: RecordWrite | None = None, *, at_once: bool = False) -> None:  # noqa: ARG002
+        if write is not None:
+            write.finish()
+        self._settle(self._raw.ack)
+        self.ended()
+
+    def ended(self) -> None:
+        if self._marked:
+            marked, self._marked = self._marked, None
+            self._try(lambda: self._marks.remove(self._key, marked))
+
+    def requeue(self) -> None:
+        self._settle(self._raw.requeue)
+
+    def _settle(self, how: Callable[[], None]) -> None:
         try:
-            with self._client.mapped():
-                self._consumer.cancel()  # more may arrive until the broker confirms it
-                while self._ready:
-                    self._ready.pop().requeue()
-        except BrokerUnavailableError:
-            pass  # the broker takes back what a lost connection held
+            self._mapped(how)
         finally:
-            self._session.close()
-            self._session = None
+            self.settled = True
+            if self._on_settled is not None:
+                self._on_settled()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+    def _try(self, call: Callable[[], int]) -> int | None:
+        """Call the marks; what the broker refuses is logged, as it must keep no job from running. None if it does."""
+        try:
+            return call()
+        except BrokerError as error:
+            log.warning(
+                "lost workers of a job cannot be counted: %s",
+                error,
+                extra={"action": "count_losses", **self.log_fields},
+            )
+            return None
 
 
 def message_of(raw: Any) -> Message:
     """What Kombu delivered, without what belongs to this one delivery: publishing it again makes an equal message."""
     body = raw.body.encode("utf-8", "surrogatepass") if isinstance(raw.body, str) else bytes(raw.body or b"")
-    gone = _DELIVERY_HEADERS if raw.errors else _DELIVERY_HEADERS | {_COMPRESSION}
+    # Kombu has unpacked a compressed body, or noted in ``errors`` that it could not.
+    gone = _DELIVERY_HEADERS if raw.errors else _DELIVERY_HEADERS | {wire.COMPRESSION}
     headers = {name: value for name, value in raw.headers.items() if name not in gone}
     properties = {name: value for name, value in raw.properties.items() if name in _PROPERTIES and value is not None}
-    return Message(body, headers, raw.content_type, raw.content_encoding, properties)
-
-
-def drain(session: Session, timeout: float) -> bool:
-    """Let the connection deliver what has arrived; False when nothing did within ``timeout`` seconds."""
-    try:
-        # Some drivers take 0 for "no timeout".
-        session.connection.drain_events(timeout=max(timeout, 0.001))
-    except TimeoutError as error:
-        # A socket that gave up on its peer raises the same class, but with an error number.
-        if error.errno is not None:
-            raise
-        return False
-    return True
-
-
-def consume(session: Session, queues: Sequence[str], prefetch: int, receive: Callable[[Any, str], None]) -> Any:
-    """Start a Kombu consumer that passes each raw message and its queue to ``receive``."""
-    channel = session.channel
-    channel.basic_qos(0, prefetch, False)
-    consumers = [
-        Consumer(
-            channel,
-            queues=[Queue(queue, channel=channel)],
-            auto_declare=False,
-            on_message=lambda raw, queue=queue: receive(raw, queue),
-            # Without it what cannot be unpacked would raise here, again and again, and hold up everything behind it.
-            on_decode_error=lambda raw, _error, queue=queue: receive(raw, queue),
-        )
-        for queue in queues
-    ]
-    for consumer in consumers:
-        consumer.consume()
-    return _Consumers(consumers)
-
-
-class _Consumers:
-    def __init__(self, consumers: Sequence[Any]) -> None:
-        self._consumers = consumers
-
-    def cancel(self) -> None:
-        for consumer in self._consumers:
-            consumer.cancel()
+    content_type, encoding = (one if isinstance(one, str) else "" for one in (raw.content_type, raw.content_encoding))
+    return Message(body, headers, content_type, encoding, properties)

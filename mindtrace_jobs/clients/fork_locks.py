@@ -8,13 +8,14 @@ wait for ever at its first connection. Holding these locks during the fork gives
 from __future__ import annotations
 
 import encodings.idna  # noqa: F401 - the first connection imports it; a fork in that moment would leave it half imported
-import os
 import time
 from functools import cached_property
 from typing import Any
 
+from mindtrace_jobs import _forks
+
 #: Seconds to wait for the locks; they are held for moments, and a fork must not hang for one that is not.
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 _PAUSE = 0.0005
 
 _locks: dict[int, Any] = {}
@@ -35,7 +36,7 @@ def hold_over_forks(*classes: type) -> None:
 def _before_fork() -> None:
     # All or none: a thread that computes one attribute may need another, so waiting for its lock while holding the other's
     # would be a deadlock.
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while not _acquired_all() and time.monotonic() < deadline:
         time.sleep(_PAUSE)
 
@@ -54,4 +55,4 @@ def _after_fork() -> None:
         _held.pop().release()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+_forks.register(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

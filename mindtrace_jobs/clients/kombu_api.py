@@ -9,6 +9,10 @@ from kombu.entity import Exchange as _Exchange
 from kombu.entity import Queue as _Queue
 from kombu.messaging import Consumer as _Consumer
 
+from mindtrace_jobs._serializer_entry import register
+
+register()
+
 Connection: Any = _Connection
 Consumer: Any = _Consumer
 Exchange: Any = _Exchange

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT
 from mindtrace_jobs.clients.kombu_api import Connection
-from mindtrace_jobs.clients.types import Ability
+from mindtrace_jobs.clients.types import Capability
 from mindtrace_jobs.clients.virtual import VirtualClient
 from mindtrace_jobs.jobs import BackendType
 
@@ -23,8 +23,8 @@ class LocalClient(VirtualClient):
     """
 
     backend: ClassVar[BackendType] = BackendType.LOCAL
-    abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {Ability.STACK, Ability.COUNTS_UNACKNOWLEDGED, Ability.COUNTS_ATTEMPTS, Ability.RESULTS}
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.STACK, Capability.COUNTS_UNACKNOWLEDGED, Capability.COUNTS_LOSSES, Capability.RESULTS}
     )
 
     def __init__(self, broker_id: str = "default", *, result_backend: str | None = None) -> None:

@@ -10,10 +10,11 @@ from amqp.exceptions import NotFound, PreconditionFailed
 
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT, Client
 from mindtrace_jobs.clients.confirms import Confirms
-from mindtrace_jobs.clients.delivery import message_of
+from mindtrace_jobs.clients.delivery import AmqpDelivery, message_of
 from mindtrace_jobs.clients.kombu_api import Exchange, Queue
 from mindtrace_jobs.clients.session import Session
-from mindtrace_jobs.clients.types import Ability, QueueInfo, QueueType
+from mindtrace_jobs.clients.start_marks import QueueMarks
+from mindtrace_jobs.clients.types import Capability, QueueInfo, QueueType
 from mindtrace_jobs.clients.urls import address, connection_to
 from mindtrace_jobs.errors import (
     BrokerError,
@@ -22,7 +23,7 @@ from mindtrace_jobs.errors import (
     UnroutableError,
 )
 from mindtrace_jobs.jobs import MAX_PRIORITY, BackendType
-from mindtrace_jobs.message import Message
+from mindtrace_jobs.wire.message import Message
 
 #: Milliseconds for which an unused delay queue outlives its last message.
 _DELAY_QUEUE_REST = 60_000
@@ -51,7 +52,7 @@ class RabbitMQClient(Client):
     """
 
     backend: ClassVar[BackendType] = BackendType.RABBITMQ
-    abilities: ClassVar[frozenset[Ability]] = frozenset({Ability.DISTRIBUTED, Ability.DURABLE})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.DISTRIBUTED, Capability.DURABLE})
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class RabbitMQClient(Client):
     ) -> None:
         self.confirm_timeout = confirm_timeout
         self._definition = definition
+        self._marks = QueueMarks(self)
         connection = connection_to(
             _over_py_amqp(url),
             ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
@@ -108,6 +110,18 @@ class RabbitMQClient(Client):
                 + ("; priorities may not work there" if queue_type is QueueType.PRIORITY else "")
                 + f" ({error.__cause__})",
             )
+
+    def delivery(
+        self, session: Session, raw: Any, queue: str, on_settled: Callable[[], None] | None = None
+    ) -> AmqpDelivery:
+        del session  # its messages are settled over the channel that they name
+        return AmqpDelivery(raw, queue, self._marks, mapped=self.call_mapped, on_settled=on_settled)
+
+    def delivery_of(self, raw: Any, queue: str) -> AmqpDelivery:
+        return AmqpDelivery(raw, queue, self._marks, mapped=self.call_mapped)
+
+    def delay_queue(self, queue: str, delay: float) -> str:
+        return self.run(lambda session: self._delay_queue(session, queue, delay))
 
     def browse(self, queue: str, limit: int) -> list[Message]:
         # AMQP cannot look without taking; closing the channel puts everything back in its place.

@@ -7,19 +7,15 @@ from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT
-from mindtrace_jobs.clients.types import Ability
+from mindtrace_jobs.clients.types import Capability
 from mindtrace_jobs.clients.urls import address, connection_to, without_password
 from mindtrace_jobs.clients.virtual import VirtualClient
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.jobs import BackendType
 from mindtrace_jobs.transports import our_url, register_aliases
-from mindtrace_jobs.transports.redis_scripts import CONSUMERS, EXCHANGES, LEASES, QUEUES, STARTED
 
 #: Transport options that reach the result backend on the same server too.
 _SHARED_OPTIONS = ("global_keyprefix", "master_name", "sentinel_kwargs")
-#: A queue is the key of its name; these are taken, and a queue there would make the whole database unusable.
-_RESERVED = {"unacked", "unacked_index", "unacked_mutex", QUEUES, EXCHANGES, LEASES, STARTED, CONSUMERS}
-_KOMBUS_OWN = "_kombu."
 #: Seconds for which a worker that stopped renewing keeps a job.
 LEASE = 60.0
 
@@ -31,7 +27,7 @@ class RedisClient(VirtualClient):
         host, port, db, username, password: The server.
         ssl: True, or redis-py's TLS options (``ssl_cert_reqs``, ``ssl_ca_certs``, ...). The server's certificate and
             the host's name in it are checked unless ``ssl_cert_reqs`` is "none".
-        lease: Seconds a taken job stays with a worker that no longer renews its lease; a living worker renews for as
+        lease: Seconds a received job stays with a worker that no longer renews its lease; a living worker renews for as
             long as it works. Default 60.
         key_prefix: Prepended to every key, those of results on this server included (there Celery adds "_" to a prefix
             that does not end in one of ``:_-.``).
@@ -42,7 +38,7 @@ class RedisClient(VirtualClient):
     """
 
     backend: ClassVar[BackendType] = BackendType.REDIS
-    abilities: ClassVar[frozenset[Ability]] = frozenset(Ability)
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
 
     def __init__(
         self,
@@ -142,8 +138,12 @@ class RedisClient(VirtualClient):
         super().__init__(connection, url, connect_timeout=connect_timeout, result_backend=result_backend or own)
 
     def _check_queue(self, name: object) -> None:
+        # The transport's package loads redis-py.
+        from mindtrace_jobs.transports.redis.keys import Keys
+
         super()._check_queue(name)
-        if isinstance(name, str) and (name in _RESERVED or name.startswith(_KOMBUS_OWN)):
+        # A queue is the key of its name: one in the place of another key would make the whole database unusable.
+        if isinstance(name, str) and Keys().reserved(name):
             raise ConfigurationError(
                 f"{name!r} cannot be the name of a queue on Redis, where the transport keeps its records in the key of that "
                 "name"

@@ -32,7 +32,7 @@ class ExchangeType(StrEnum):
     FANOUT = "fanout"
 
 
-class Ability(StrEnum):
+class Capability(StrEnum):
     """What not every backend can do. The conformance suite holds each client to what it declares."""
 
     #: Last-in-first-out queues.
@@ -41,10 +41,10 @@ class Ability(StrEnum):
     DISTRIBUTED = "distributed"
     #: Jobs outlive a restart of the broker.
     DURABLE = "durable"
-    #: ``queue_info`` knows how many jobs are taken and not yet acknowledged.
+    #: ``queue_info`` knows how many jobs are received and not yet acknowledged.
     COUNTS_UNACKNOWLEDGED = "counts_unacknowledged"
     #: The broker counts how often work on a job began and its worker vanished.
-    COUNTS_ATTEMPTS = "counts_attempts"
+    COUNTS_LOSSES = "counts_losses"
     #: Results and status can be kept without a ``result_backend`` of their own.
     RESULTS = "results"
 
@@ -53,8 +53,8 @@ class QueueInfo(BaseModel):
     """A queue at one moment. None: this broker does not tell.
 
     Attributes:
-        ready: Jobs waiting to be taken.
-        unacknowledged: Jobs taken and not yet acknowledged.
+        ready: Jobs waiting to be received.
+        unacknowledged: Jobs received and not yet acknowledged.
         delayed: Jobs waiting for their time.
         consumers: Consumers that hold or wait for jobs.
         dead_lettered: Jobs in the queue's dead-letter queue.

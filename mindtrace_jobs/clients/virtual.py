@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mindtrace_jobs.clients.base import Client, queue_arguments
-from mindtrace_jobs.clients.delivery import message_of
+from mindtrace_jobs.clients.delivery import ChannelDelivery, message_of
 from mindtrace_jobs.clients.errors import map_error
 from mindtrace_jobs.clients.session import Session
 from mindtrace_jobs.clients.types import QueueInfo, QueueType
 from mindtrace_jobs.errors import AccessDeniedError, PublishError, QueueNotFoundError
-from mindtrace_jobs.message import Message
+from mindtrace_jobs.wire.message import Message
 
 
 class VirtualClient(Client):
-    """A client whose channel is a :class:`mindtrace_jobs.transports.protocol.JobsChannel`."""
+    """A client whose channel is a :class:`mindtrace_jobs.transports.contract.JobsChannel`."""
 
     def browse(self, queue: str, limit: int) -> list[Message]:
         def work(session: Session) -> list[Message]:
@@ -24,6 +24,21 @@ class VirtualClient(Client):
             return [message_of(channel.Message(raw, channel=channel)) for raw in channel.peek(queue, limit)]
 
         return self.run(work)
+
+    def delivery(
+        self, session: Session, raw: Any, queue: str, on_settled: Callable[[], None] | None = None
+    ) -> ChannelDelivery:
+        return ChannelDelivery(
+            raw,
+            queue,
+            session.channel,
+            streamed=on_settled is None,
+            mapped=self.call_mapped,
+            on_settled=on_settled,
+        )
+
+    def delivery_of(self, raw: Any, queue: str) -> ChannelDelivery:
+        return ChannelDelivery(raw, queue, raw.channel, streamed=True, mapped=self.call_mapped)
 
     def count(self, queue: str) -> int:
         self._check_queue(queue)
@@ -80,20 +95,18 @@ class VirtualClient(Client):
         self._publish(session, message, "", queue, **({"delay": delay} if delay > 0 else {}))
 
     def _publish_batch(self, session: Session, messages: Sequence[Message], queue: str) -> None:
-        create = getattr(session.channel, "create_publish_batch", None)
-        for start in range(0, len(messages), _BATCH):
-            batch = create(_BATCH) if create is not None else None
+        for start in range(0, len(messages), _BATCH_SIZE):
+            batch = session.channel.create_publish_batch(_BATCH_SIZE)
             try:
-                for message in messages[start : start + _BATCH]:
-                    self._send(session, message, "", queue, {}, batch and batch.publish)
-                if batch is not None:
-                    batch.flush()
+                for message in messages[start : start + _BATCH_SIZE]:
+                    self._send(session, message, "", queue, {}, batch.publish)
+                batch.flush()
             except Exception as error:
                 refused: dict[str, str] = dict(getattr(error, "refused", ()))
                 if not refused or isinstance(map_error(error, self.where, ()), AccessDeniedError):
                     raise
                 # What comes after would be refused as well.
-                for message in messages[start + _BATCH :]:
+                for message in messages[start + _BATCH_SIZE :]:
                     refused[str(message.properties.get("correlation_id"))] = "not sent"
                 first = next(iter(refused.items()))
                 raise PublishError(
@@ -104,4 +117,4 @@ class VirtualClient(Client):
 
 
 #: Commands sent to the broker at once.
-_BATCH = 1000
+_BATCH_SIZE = 1000
