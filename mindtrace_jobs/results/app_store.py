@@ -11,8 +11,7 @@ from mindtrace_jobs.results.store import ResultStore
 class AppResultStore(ResultStore):
     """The result store that shares an app's backend: its URL, serializer, key prefix, expiry and connections.
 
-    Times and attempts are kept only if the app has ``result_extended`` on. ``rpc://`` counts as no backend, since only
-    the client that published a job can read its result there.
+    ``rpc://`` counts as no backend, since only the client that published a job can read its result there.
 
     Args:
         app: The Celery app; nothing is read from it before the first use.
@@ -37,4 +36,6 @@ class AppResultStore(ResultStore):
                 "this Celery app keeps no results that others can read: set result_backend, for example to "
                 "'redis://localhost/1'"
             )
-        return self._app.backend
+        from mindtrace_jobs.results.backend import extended
+
+        return extended(self._app.backend)

@@ -78,9 +78,10 @@ class JobHandle(Generic[OutputT]):
         Raises:
             JobNotFoundError: nothing is recorded of it: only submitted jobs can be cancelled.
         """
-        if self.record().status is not ExecutionStatus.QUEUED:
+        record = self.record()
+        if record.status is not ExecutionStatus.QUEUED:
             return False
-        self._results.cancel(self.id)
+        self._results.cancel(self.id, record)
         return True
 
 

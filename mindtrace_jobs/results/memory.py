@@ -6,12 +6,13 @@ Named ``mindtrace_jobs.results.memory:MemoryBackend`` in a ``result_backend`` se
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import Any
 
 from celery.backends.base import KeyValueStoreBackend
+
+from mindtrace_jobs import _forks
 
 _SWEEP_EVERY = 1000
 
@@ -55,7 +56,7 @@ def _after_fork_in_child() -> None:
         store.lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_forks.register(after_in_child=_after_fork_in_child)
 
 
 class MemoryBackend(KeyValueStoreBackend):  # type: ignore[misc]

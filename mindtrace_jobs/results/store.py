@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import socket
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from weakref import WeakSet
 
+from mindtrace_jobs import _forks
 from mindtrace_jobs.clients.errors import map_error
 from mindtrace_jobs.clients.fork_locks import hold_over_forks
 from mindtrace_jobs.clients.urls import without_password
@@ -20,19 +22,24 @@ from mindtrace_jobs.errors import (
     ClosedError,
     ConfigurationError,
     EncodeError,
+    HandlerError,
+    JobCancelledError,
     JobNotFoundError,
     JobsError,
     ResultsNotConfiguredError,
     summary,
 )
-from mindtrace_jobs.jobs import ExecutionStatus, Job
-from mindtrace_jobs.results.record import STAMPS, STATE, JobRecord, from_meta
-from mindtrace_jobs.serializer import encode, parse, to_json
-from mindtrace_jobs.transports.protocol import Record
+from mindtrace_jobs.jobs import ExecutionStatus
+from mindtrace_jobs.results.record import STATE, JobRecord, JobState, StateRequest, from_meta, state_of
+from mindtrace_jobs.serializer import encode, to_json
+from mindtrace_jobs.transports.contract import Record
 
-_HOST = socket.gethostname()
-#: Seconds for which a record is kept.
+log = logging.getLogger("mindtrace_jobs.results")
+
+#: Time for which a record is kept.
 EXPIRES = timedelta(days=1)
+#: Seconds between the tries to write how a job ended.
+_PAUSES = (0.1, 0.5, 2.0)
 
 
 class ResultStore:
@@ -42,7 +49,9 @@ class ResultStore:
         url: Any Celery ``result_backend``. None: every use raises ResultsNotConfiguredError.
         expires: How long a record is kept. Default one day.
         options: Further Celery settings for the backend, such as TLS.
-        on_broker: The URL is that of the Redis server that is the broker.
+        inline: The URL is that of the server that is the broker, whose client may write records in the same step as it
+            starts or acknowledges a message.
+        absent: What to say when there is no URL.
     """
 
     def __init__(
@@ -51,11 +60,13 @@ class ResultStore:
         expires: timedelta = EXPIRES,
         options: Mapping[str, Any] | None = None,
         *,
-        on_broker: bool = False,
+        inline: bool = False,
+        absent: str = "this orchestrator keeps no results: pass a Celery result backend, for example "
+        "RabbitMQClient(..., result_backend='redis://localhost/1')",
     ) -> None:
-        #: Whether the broker's client may write the records, in the same step as it begins or ends a job.
-        self.on_broker = on_broker
+        self._inline = inline
         self._url = url
+        self._absent = absent
         self._expires = expires
         self._options = dict(options or {})
         self._lock = threading.Lock()
@@ -70,12 +81,9 @@ class ResultStore:
 
     @property
     def backend(self) -> Any:
-        """The Celery backend, made on first use in each process."""
+        """The Celery backend, extended (see ``results.backend``), made on first use in each process."""
         if self._url is None:
-            raise ResultsNotConfiguredError(
-                "this orchestrator keeps no results: pass a Celery result backend, for example "
-                "RabbitMQClient(..., result_backend='redis://localhost/1')"
-            )
+            raise ResultsNotConfiguredError(self._absent)
         if self._closed:
             raise ClosedError("this orchestrator is closed; make a new one")
         made = self._made
@@ -90,12 +98,13 @@ class ResultStore:
         from celery import Celery
         from celery.app.backends import by_url
 
+        from mindtrace_jobs.results.backend import jobs_backend_class
+
         app = Celery("mindtrace_jobs", set_as_current=False)
         app.conf.update(
             result_serializer="pydantic",
             result_accept_content=["pydantic", "json"],
             result_expires=self._expires,
-            result_extended=True,  # times and attempts travel as stamps, which only extended results keep
             redis_socket_connect_timeout=5.0,
             redis_socket_timeout=30.0,
             **self._options,
@@ -103,7 +112,7 @@ class ResultStore:
         try:
             cls, url = by_url(self._url, app.loader)
             hold_over_forks(type(app), cls)
-            return cls(app=app, url=url)
+            return jobs_backend_class(cls)(app=app, url=url)
         except Exception as error:
             raise ConfigurationError(
                 f"the result backend {without_password(self._url or '')!r} cannot be used: {summary(error)}"
@@ -119,24 +128,14 @@ class ResultStore:
                 with suppress(Exception):
                     pool.disconnect()
 
+    # --- reading
+
     def find(self, job_id: str) -> JobRecord[Any] | None:
         """The record of a job, or None. An output of a type that is unknown here is left out, see ``JobRecord``."""
-        with self._mapped():
-            try:
-                return from_meta(job_id, self.backend.get_task_meta(job_id, cache=False))
-            except Exception as error:
-                raw = self._raw(job_id) if _is_decode_error(error) else None
-                if raw is None:
-                    raise
-                record = from_meta(job_id, {**raw, "result": None})
-                return record and record.model_copy(update={"unreadable": summary(error)})
+        from mindtrace_jobs.results import backend
 
-    def _raw(self, job_id: str) -> dict[str, Any] | None:
-        """A record as plain JSON, where the backend keeps it under a key."""
-        key_of = getattr(self.backend, "get_key_for_task", None)
-        raw = self.backend.get(key_of(job_id)) if key_of is not None else None
-        tree = parse(raw) if raw else None
-        return tree if isinstance(tree, dict) else None
+        meta, unreadable = self._call(backend.read, self.backend, job_id)
+        return from_meta(job_id, meta, unreadable)
 
     def get(self, job_id: str) -> JobRecord[Any]:
         """The record of a job.
@@ -151,82 +150,113 @@ class ResultStore:
             )
         return record
 
-    def save(self, job: Job[Any], *, attempts: int = 0, error: BaseException | None = None) -> None:
-        """Write the job's present status, times, output or error.
+    # --- writing
+
+    def writing(self, state: JobState, about: Mapping[str, Any], request: Any = None) -> RecordWrite:
+        """The write of a state, for a delivery to carry out as work on the job starts or ends.
+
+        Args:
+            state: What to write.
+            about: ``extra`` for log records about the job.
+            request: As that of ``save``.
+        """
+        return RecordWrite(self, state, about, request)
+
+    def save(
+        self,
+        state: JobState,
+        *,
+        celery_state: str | None = None,
+        result: Any = None,
+        request: Any = None,
+        traceback: str | None = None,
+    ) -> None:
+        """Write a state now.
+
+        Args:
+            state: What to write.
+            celery_state: Celery's name of it, where it is another than the status has.
+            result: What Celery's result holds, where it is another than the output or the failure.
+            request: Celery's request of a task that runs, for what canvas keeps; it must be this thread's own.
+            traceback: Of what failed.
 
         Raises:
             EncodeError: the output would not come back as it is.
+            BrokerError: the result backend does not take it.
         """
-        with self._mapped():
-            self._write(job.id, *self._state_of(job, attempts, error))
+        from mindtrace_jobs.results import backend
 
-    def record_of(self, job: Job[Any], *, attempts: int = 0) -> Record:
+        if request is None:
+            request = StateRequest(task=state.name, hostname=state.worker, retries=state.retries)
+        request.job_state = state
+        try:
+            self._call(
+                backend.write,
+                self.backend,
+                state.id,
+                celery_state or STATE[state.status],
+                _result_of(state) if result is None else result,
+                request,
+                traceback,
+            )
+        finally:
+            request.job_state = None
+
+    def inline_record(self, state: JobState) -> Record | None:
         """What ``save`` would write of a job that runs or is completed, for the broker's client to write.
 
-        Only if ``on_broker``. Raises as ``save``.
+        None where that is not the server that keeps the records. Raises as ``save``.
         """
-        with self._mapped():
-            state, result, request = self._state_of(job, attempts, None)
-            # Celery's own way to it takes as long as the rest of a short job. The state must come first.
-            meta = {
-                "status": state,
-                "result": encode(result),
-                "traceback": None,
-                "children": [],
-                "date_done": request.stamps["completed_at"],
-                "name": request.task,
-                "args": None,
-                "kwargs": None,
-                "worker": request.hostname,
-                "retries": request.retries,
-                "queue": None,
-                "stamped_headers": list(STAMPS),
-                **request.stamps,
-                "task_id": job.id,
-            }
-            backend = self.backend
-            return Record(backend.get_key_for_task(job.id).decode(), to_json(meta), int(backend.expires or 0))
+        if not self._inline:
+            return None
+        record: Record = self._call(self._record_of, self.backend, state)
+        return record
 
     @staticmethod
-    def _state_of(job: Job[Any], attempts: int, error: BaseException | None) -> tuple[str, Any, _Request]:
-        stamps = {
-            "queued_at": job.created_at.isoformat(),
-            "started_at": job.started_at.isoformat() if job.started_at else None,
-            "completed_at": job.completed_at.isoformat() if job.completed_at else None,
-            "attempts": attempts,
-            "error": job.error,
+    def _record_of(backend: Any, state: JobState) -> Record:
+        # Celery's own way to it takes as long as the rest of a short job. The state must come first.
+        meta = {
+            "status": STATE[state.status],
+            "result": encode(state.output),
+            "traceback": None,
+            "children": [],
+            "date_done": state.completed_at.isoformat() if state.completed_at else None,
+            **state.meta(),
+            "task_id": state.id,
         }
-        result: Any = None
-        if job.status is ExecutionStatus.COMPLETED:
-            result = job.payload.output
-        elif job.status in (ExecutionStatus.FAILED, ExecutionStatus.CANCELLED):
-            result = error or RuntimeError(job.error or str(job.status))
-        return STATE[job.status], result, _Request(job.payload.name, stamps)
+        return Record(
+            backend.get_key_for_task(state.id).decode(),
+            to_json(meta),
+            int(backend.expires or 0),
+            backend.get_key_for_task(cancel_mark(state.id)).decode(),
+        )
 
-    def fail(self, job_id: str, name: str | None, error: BaseException, reason: str) -> None:
-        """Record that a job which could not be read, or not be run, has failed."""
-        stamps = {"completed_at": _now(), "error": reason}
-        self._write(job_id, STATE[ExecutionStatus.FAILED], error, _Request(name, stamps))
+    def cancel(self, job_id: str, record: JobRecord[Any] | None = None) -> None:
+        """Leave the mark that a job is cancelled: it is not started any more, and asked to stop if it runs.
 
-    def requeue(self, job_id: str, name: str | None) -> None:
-        """Record that a job which had ended waits again."""
-        self.forget(job_id)
-        stamps = {"queued_at": _now()}
-        self._write(job_id, STATE[ExecutionStatus.QUEUED], None, _Request(name, stamps))
+        Args:
+            job_id: The job.
+            record: What is recorded of it, if it waits: it then reads as cancelled at once.
+        """
+        now = datetime.now(UTC)
+        self.save(JobState(cancel_mark(job_id), None, ExecutionStatus.CANCELLED, completed_at=now))
+        if record is not None:
+            self.save(replace(state_of(record), status=ExecutionStatus.CANCELLED, completed_at=now, output=None))
 
-    def cancel(self, job_id: str) -> None:
-        """Record that a waiting job must not be run."""
-        stamps = {"completed_at": _now(), "error": "cancelled"}
-        self._write(job_id, STATE[ExecutionStatus.CANCELLED], _Cancelled("cancelled"), _Request(None, stamps))
+    def cancelled(self, job_id: str) -> bool:
+        """Whether a job has the mark that ``cancel`` leaves."""
+        return self.find(cancel_mark(job_id)) is not None
 
     def forget(self, job_id: str) -> None:
-        """Remove the record."""
-        with self._mapped():
-            self.backend.forget(job_id)
+        """Remove the record, and the mark that it is cancelled."""
+        from mindtrace_jobs.results import backend
 
-    def _write(self, job_id: str, state: str, result: Any, request: _Request) -> None:
+        for one in (job_id, cancel_mark(job_id)):
+            self._call(backend.forget, self.backend, one)
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         with self._mapped():
-            self.backend.store_result(job_id, result, state, request=request)
+            return function(*args)
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
@@ -242,38 +272,65 @@ class ResultStore:
             raise map_error(error, where, ()) or BrokerError(f"{where} failed: {summary(error)}") from error
 
 
-class _Cancelled(Exception):  # noqa: N818 - only its name is read, by people
-    """The job was cancelled."""
+class RecordWrite:
+    """A state of a job on its way to the result backend: see ``mindtrace_jobs.clients.RecordWrite``."""
+
+    def __init__(self, store: ResultStore, state: JobState, about: Mapping[str, Any], request: Any = None) -> None:
+        self._store = store
+        self._state = state
+        self._about = about
+        self._request = request
+
+    @property
+    def inline(self) -> Record | None:
+        """What the broker's client may write, if its server keeps the records."""
+        return self._store.inline_record(self._state)
+
+    def start(self) -> bool:
+        """Write that the job runs, unless it is cancelled. A backend that fails keeps no job from running."""
+        try:
+            if self._store.cancelled(self._state.id):
+                return False
+            self._store.save(self._state)
+        except JobsError as error:
+            log.warning(
+                "the start of a job could not be recorded, nor whether it is cancelled: %s",
+                error,
+                extra={"action": "record_status", **self._about},
+            )
+        return True
+
+    def finish(self) -> None:
+        """Write how the job ended, trying for a while.
+
+        Raises:
+            EncodeError: the output would not come back as it is.
+            BrokerError: the result backend does not take it.
+        """
+        for pause in (*_PAUSES, None):
+            try:
+                self._store.save(self._state, request=self._request)
+            except BrokerError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
+            else:
+                return
 
 
-def worker_name() -> str:
-    """This process, as records and dead letters name it: ``pid@host``."""
-    return f"{os.getpid()}@{_HOST}"
+def cancel_mark(job_id: str) -> str:
+    """Under which id the result backend keeps that a job is cancelled: its own record changes while it runs."""
+    return f"{job_id}.cancel"
 
 
-@dataclass(slots=True)
-class _Request:
-    """What a result backend reads of a Celery request."""
-
-    task: str | None
-    stamps: dict[str, Any]
-    stamped_headers: list[str] = field(default_factory=lambda: list(STAMPS))
-    args: None = None
-    kwargs: None = None
-    hostname: str = field(default_factory=worker_name)
-    retries: int = 0
-    delivery_info: None = None
-    group: None = None
-    parent_id: None = None
-    children: tuple[()] = ()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
-
-
-def _is_decode_error(error: BaseException) -> bool:
-    return any(cls.__name__ == "DecodeError" for cls in type(error).__mro__)
+def _result_of(state: JobState) -> Any:
+    if state.status is ExecutionStatus.COMPLETED:
+        return state.output
+    if state.status is ExecutionStatus.CANCELLED:
+        return JobCancelledError("cancelled", state.id)
+    if state.failure is not None:
+        return HandlerError(state.failure.error, state.failure.error_type)
+    return None
 
 
 _stores: WeakSet[ResultStore] = WeakSet()
@@ -284,4 +341,4 @@ def _after_fork_in_child() -> None:
         store._lock = threading.Lock()  # another thread may have held it
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_forks.register(after_in_child=_after_fork_in_child)

@@ -1,0 +1,105 @@
+"""Celery's result backends, extended where jobs need more than Celery keeps, or less than it does.
+
+A subclass of the backend's own class writes a job's state into the metadata of its result, whatever ``result_extended``
+says, and leaves an exception as it was written instead of making it again: what stands in a record must not choose which
+class is called.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from celery.backends.base import BaseKeyValueStoreBackend
+
+from mindtrace_jobs.errors import DecodeError
+from mindtrace_jobs.serializer import parse
+
+#: A backend that has room for Celery's own fields alone keeps the state of a job beside its result, under the id and this
+#: suffix, as the result of this state.
+_BESIDE, _BESIDE_STATE = ".job", "JOB"
+
+
+@cache
+def jobs_backend_class(base: Any) -> Any:
+    """A subclass of a result backend's class that keeps the state of jobs: ``request.job_state``, a JobState or None."""
+
+    class JobsBackend(base):  # type: ignore[misc]
+        def _get_result_meta(
+            self, result: Any, state: Any, traceback: Any, request: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            meta = super()._get_result_meta(result, state, traceback, request, *args, **kwargs)
+            job_state = getattr(request, "job_state", None)
+            return meta if job_state is None else {**meta, **job_state.meta()}
+
+        def exception_to_python(self, exc: Any) -> Any:
+            return exc
+
+        def __reduce__(self, *args: Any, **kwargs: Any) -> Any:
+            # An AsyncResult is pickled with its backend, which another process makes again by its own class.
+            make, (_, *rest) = super().__reduce__(*args, **kwargs)
+            return make, (base, *rest)
+
+    JobsBackend.__name__ = JobsBackend.__qualname__ = base.__name__
+    return JobsBackend
+
+
+def extended(backend: Any) -> Any:
+    """An existing backend, extended: another face of the same object, with its settings and connections."""
+    kind: Any = type(backend)
+    cls = jobs_backend_class(kind)
+    face = cls.__new__(cls)
+    face.__dict__ = backend.__dict__
+    return face
+
+
+def write(backend: Any, job_id: str, state: str, result: Any, request: Any, traceback: Any = None) -> None:
+    """Write a state and its result through an extended backend.
+
+    Raises:
+        kombu.exceptions.EncodeError: the result cannot be written.
+        What the backend's driver raises.
+    """
+    backend.store_result(job_id, result, state, traceback=traceback, request=request)
+    job_state = getattr(request, "job_state", None)
+    if job_state is not None and not isinstance(backend, BaseKeyValueStoreBackend):
+        backend.store_result(f"{job_id}{_BESIDE}", job_state.meta(), _BESIDE_STATE)
+
+
+def read(backend: Any, job_id: str) -> tuple[dict[str, Any], str | None]:
+    """The metadata of a job's result, and why the result itself is missing, if it cannot be read here.
+
+    Raises:
+        What the backend's driver raises.
+    """
+    try:
+        meta = backend.get_task_meta(job_id, cache=False)
+    except Exception as error:
+        if not _is_decode_error(error):
+            raise
+        return {**_plain(backend, job_id), "result": None}, str(error)
+    if not isinstance(backend, BaseKeyValueStoreBackend):
+        beside = backend.get_task_meta(f"{job_id}{_BESIDE}", cache=False).get("result")
+        meta = {**(beside if isinstance(beside, dict) else {}), **meta}
+    return meta, None
+
+
+def forget(backend: Any, job_id: str) -> None:
+    """Remove all that is kept of a job."""
+    backend.forget(job_id)
+    if not isinstance(backend, BaseKeyValueStoreBackend):
+        backend.forget(f"{job_id}{_BESIDE}")
+
+
+def _plain(backend: Any, job_id: str) -> dict[str, Any]:
+    """A record as plain JSON, where the backend keeps it under a key; empty if it is none."""
+    if isinstance(backend, BaseKeyValueStoreBackend):
+        with suppress(DecodeError):
+            tree = parse(backend.get(backend.get_key_for_task(job_id)) or b"")
+            return tree if isinstance(tree, dict) else {}
+    return {}
+
+
+def _is_decode_error(error: BaseException) -> bool:
+    return any(cls.__name__ == "DecodeError" for cls in type(error).__mro__)
