@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import signal
@@ -15,21 +14,21 @@ from typing import Any, Generic, TypeVar
 
 from mindtrace_jobs.clients import Delivery, Source, is_dead_letter_queue
 from mindtrace_jobs.errors import BrokerError, ClosedError, ConfigurationError, DecodeError, JobsError
-from mindtrace_jobs.intake import Taken
+from mindtrace_jobs.execution.handlers import set_output
+from mindtrace_jobs.execution.lifecycle import ReceivedJob
+from mindtrace_jobs.execution.retry import RetryPolicy
 from mindtrace_jobs.jobs import Job, JobOutput, JobSchema
-from mindtrace_jobs.logs import running
+from mindtrace_jobs.logs import running, shown
 from mindtrace_jobs.orchestrator import Orchestrator, check_schema
-from mindtrace_jobs.retry import RetryPolicy
-from mindtrace_jobs.settle import set_output
 
 log = logging.getLogger("mindtrace_jobs.consumer")
 
 SchemaT = TypeVar("SchemaT", bound=JobSchema[Any, Any])
 
 #: Longest time in seconds until a stop is noticed while waiting for work.
-_GLANCE = 0.25
+_POLL_INTERVAL = 0.25
 #: Seconds without a delivery after which the queues are asked whether they are empty.
-_LULL = 0.05
+_IDLE_TIMEOUT = 0.05
 #: Pause in seconds after a job could not be settled.
 _REFUSED_PAUSE = 0.5
 #: Longest pause in seconds between two tries to reach the broker.
@@ -55,7 +54,7 @@ class Consumer(Generic[SchemaT]):
 
     Args:
         orchestrator: Where jobs come from and are recorded.
-        queues: One queue, or some, taken from in turn.
+        queues: One queue, or some, consumed in turn.
         handler: Called with each job; returns the typed output, or None.
         schema: Read every payload as this schema; a job of another is dead-lettered.
         retry: Default the orchestrator's.
@@ -132,7 +131,7 @@ class Consumer(Generic[SchemaT]):
     def run_forever(self) -> int:
         """Run jobs until SIGTERM or SIGINT, or ``stop()`` from another thread.
 
-        The job that runs is finished, what waits in this process is given back, then this returns. A second signal of
+        The job that runs is finished, what waits in this process is requeued, then this returns. A second signal of
         the same kind acts as if this method had not been called. Signals are only handled in the main thread.
 
         Returns:
@@ -149,10 +148,10 @@ class Consumer(Generic[SchemaT]):
         done = 0
         pause = 0.1
         with self.orchestrator.client.consume(self.queues, self.prefetch) as source:
-            # The stop order: take no more, finish what runs, give back what waits (closing the source), close.
+            # The stop order: receive no more, finish what runs, requeue what waits (closing the source), close.
             while not self._stopping.is_set() and not enough(done):
                 try:
-                    delivery = source.next(_LULL if until_empty else _GLANCE)
+                    delivery = source.next(_IDLE_TIMEOUT if until_empty else _POLL_INTERVAL)
                     if delivery is None and until_empty and self._empty(source):
                         break
                 except BrokerError as error:
@@ -171,51 +170,76 @@ class Consumer(Generic[SchemaT]):
 
     def _handle(self, delivery: Delivery) -> int:
         """Run one delivery to its end; 1 unless it only went back to wait."""
+        lifecycle = self.orchestrator.lifecycle
         try:
             # It may have waited here for long.
             delivery.confirm()
-            taken = self.orchestrator.intake.admit(delivery, self.schema, self.retry)
-            if taken is None:
-                return 0 if delivery.postponed else 1
-            self._work(taken)
+            received = lifecycle.receive(delivery, self.retry.max_worker_losses)
+            if received is not None and lifecycle.start(received):
+                self._run(received)
         except DecodeError:
             pass  # dead-lettered, and logged there
         except ClosedError:
-            self._give_back(delivery)
+            self._requeue(delivery)
             raise
         except JobsError as error:
             # The broker delivers it again; whatever was done may be done twice.
             extra = {"action": "lose_delivery", **delivery.log_fields}
             log.warning("job not settled, it will run again: %s", error, extra=extra)
-            self._give_back(delivery)
+            self._requeue(delivery)
             # What the broker refuses now it may refuse again at once.
             self._stopping.wait(_REFUSED_PAUSE)
             return 0
+        except Exception as error:
+            self._fail_unexpectedly(delivery, error)
         except BaseException:
-            self._give_back(delivery)
+            self._requeue(delivery)
             raise
-        return 1
+        return 0 if delivery.postponed else 1
+
+    def _fail_unexpectedly(self, delivery: Delivery, error: Exception) -> None:
+        """Something failed around the job: counted and delayed like a failure of its own, so that it blocks nobody."""
+        log.error("message not handled: %s", type(error).__name__, exc_info=error, extra=delivery.log_fields)
+        try:
+            if not delivery.settled:
+                lifecycle = self.orchestrator.lifecycle
+                lifecycle.fail(lifecycle.described(delivery), error, self.retry)
+        except JobsError:
+            self._requeue(delivery)
+            self._stopping.wait(_REFUSED_PAUSE)
 
     @staticmethod
-    def _give_back(delivery: Delivery) -> None:
+    def _requeue(delivery: Delivery) -> None:
         if not delivery.settled:
             with suppress(JobsError):
                 delivery.requeue()
 
-    def _work(self, taken: Taken) -> None:
-        settlement = self.orchestrator.settlement
-        if not settlement.begin(taken):
+    def _run(self, received: ReceivedJob) -> None:
+        lifecycle = self.orchestrator.lifecycle
+        try:
+            job = lifecycle.decode(received, self.schema)
+        except JobsError:
+            raise  # it was refused, or could not be
+        except BaseException as error:  # of a validator that exits
+            self._fail(received, error)
             return
         try:
-            with running(taken.log_fields):
-                set_output(taken, self.run(taken.job))
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            # A script run as a handler exits, asyncio.run is cancelled from within: no reason to end the loop, and one
-            # more failure of the job.
-            log.debug("job %s raised", taken.job.id, exc_info=True, extra={"action": "run_job", **taken.log_fields})
-            settlement.fail(taken, error, self.retry)
+            with running(received.log_fields):
+                set_output(job, self.run(job))
+        except BaseException as error:  # SystemExit or whatever: it ends the job and not this loop
+            self._fail(received, error)
         else:
-            settlement.complete(taken)
+            lifecycle.succeed(received)
+
+    def _fail(self, received: ReceivedJob, error: BaseException) -> None:
+        log.debug(
+            "job %s raised", shown(received.id), exc_info=error, extra={"action": "run_job", **received.log_fields}
+        )
+        try:
+            self.orchestrator.lifecycle.fail(received, error, self.retry)
+        finally:
+            if isinstance(error, KeyboardInterrupt):
+                raise error
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

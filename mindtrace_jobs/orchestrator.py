@@ -10,7 +10,6 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from mindtrace_jobs import message as wire
 from mindtrace_jobs.clients import (
     Client,
     Delivery,
@@ -22,16 +21,14 @@ from mindtrace_jobs.clients import (
     RedisClient,
     client_for,
 )
-from mindtrace_jobs.deadletter import DeadLetters
-from mindtrace_jobs.errors import ConfigurationError, EncodeError, JobsError
-from mindtrace_jobs.intake import Intake, Taken
+from mindtrace_jobs.errors import ConfigurationError, Failure, JobsError
+from mindtrace_jobs.execution.dead_letters import DeadLetters
+from mindtrace_jobs.execution.lifecycle import Lifecycle, ReceivedJob
+from mindtrace_jobs.execution.publishing import Publishing
+from mindtrace_jobs.execution.retry import RetryPolicy
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobSchema, OutputT
-from mindtrace_jobs.logs import message_fields
-from mindtrace_jobs.results import AppResultStore, JobHandle, JobRecord, ResultStore, output_of
-from mindtrace_jobs.retry import RetryPolicy
+from mindtrace_jobs.results import AppResultStore, JobHandle, JobRecord, JobState, ResultStore, output_of, worker_name
 from mindtrace_jobs.routing import AppRouter, JobRouter
-from mindtrace_jobs.settle import Settlement
-from mindtrace_jobs.signals import Publication
 
 SchemaT = TypeVar("SchemaT", bound=JobSchema[Any, Any])
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
@@ -88,14 +85,13 @@ class Orchestrator:
             self.client.result_backend,
             results_expire,
             self.client.result_options,
-            on_broker=self.client.keeps_records,
+            inline=self.client.keeps_records,
         )
+        self.publishing = Publishing(self.client, self.results, max_job_bytes=max_job_bytes)
         self.dead_letters = DeadLetters(
-            self.client, limit=dead_letter_limit, max_age=dead_letter_max_age, on_replay=self._on_replay
+            self.client, limit=dead_letter_limit, max_age=dead_letter_max_age, on_replay=self.publishing.replayed
         )
-        self.intake = Intake(self.client, self.results, self.dead_letters, track=track)
-        self.settlement = Settlement(self.client, self.results, self.intake)
-        self._max_job_bytes = max_job_bytes
+        self.lifecycle = Lifecycle(self.client, self.results, self.dead_letters, track=track)
         self._close_client = close_client
 
     @classmethod
@@ -220,8 +216,8 @@ class Orchestrator:
             PublishError: the broker refused the job.
             BrokerUnavailableError: no broker answers within the connect timeout.
         """
-        message = self._encode(job, eta=eta, delay=delay, expires=expires)
-        self._publish(job, message, queue, exchange, routing_key)
+        message = self.publishing.encode(job, eta=eta, delay=delay, expires=expires)
+        self.publishing.publish(job, message, queue, exchange, routing_key)
         return job.id
 
     publish = publish_message
@@ -234,13 +230,7 @@ class Orchestrator:
             PublishError: ``failures`` names each job that the broker refused; the others are on the queue.
         """
         jobs = list(jobs)
-        messages = [self._encode(job) for job in jobs]
-        publications = [Publication(job, message, "", queue) for job, message in zip(jobs, messages, strict=True)]
-        for publication in publications:
-            publication.before()
-        self.client.publish_many(messages, queue)
-        for publication in publications:
-            publication.after()
+        self.publishing.publish_many(jobs, queue)
         return [job.id for job in jobs]
 
     def submit(
@@ -263,21 +253,11 @@ class Orchestrator:
         """
         target = queue or self.router.route(job)
         tracked = self.results.configured
-        message = self._encode(job, eta=eta, delay=delay, expires=expires, tracked=tracked)
-        if tracked:
-            # Before publishing: a fast worker's record must not be overwritten by ours. What an earlier job of this id
-            # left is not this one's.
-            self.results.forget(job.id)
-            self.results.save(job)
-        try:
-            self._publish(job, message, target, "", "")
-        except JobsError:
-            if tracked:
-                self.intake.record(lambda: self.results.forget(job.id), message_fields(message.headers, target, 0))
-            raise
+        message = self.publishing.encode(job, eta=eta, delay=delay, expires=expires, tracked=tracked)
+        self.publishing.submit(job, lambda: self.publishing.publish(job, message, target))
         return JobHandle(job.id, self.results)
 
-    # --- taking
+    # --- receiving
 
     @overload
     def receive_message(self, queue: str, timeout: float | None = None) -> Job[Any] | None: ...
@@ -303,14 +283,15 @@ class Orchestrator:
                 next call goes on behind it.
             BrokerUnavailableError: no broker answers within the connect timeout.
         """
-        taken = self._take(queue, timeout, schema, None)
-        if taken is None:
+        received = self._receive(queue, timeout, schema, None)
+        if received is None:
             return None
-        with _given_back(taken.delivery):
-            taken.delivery.acknowledge(at_once=True)
+        with _requeued_on_error(received.delivery):
+            received.delivery.acknowledge(at_once=True)
+        assert received.job is not None
         # Handed over as it was sent; whoever runs it sets its status.
-        taken.job._assign(status=ExecutionStatus.QUEUED, started_at=None)
-        return taken.job
+        received.job._assign(status=ExecutionStatus.QUEUED, started_at=None)
+        return received.job
 
     @overload
     def receiving(self, queue: str, timeout: float | None = None) -> AbstractContextManager[Job[Any] | None]: ...
@@ -333,29 +314,33 @@ class Orchestrator:
 
     @contextmanager
     def _receiving(self, queue: str, timeout: float | None, schema: type[Any] | None) -> Iterator[Job[Any] | None]:
-        taken = self._take(queue, timeout, schema, self.retry)
-        if taken is None:
+        received = self._receive(queue, timeout, schema, self.retry)
+        if received is None:
             yield None
             return
-        with _given_back(taken.delivery):
+        with _requeued_on_error(received.delivery):
             try:
-                yield taken.job
+                yield received.job
             except Exception as error:
-                self.settlement.fail(taken, error, self.retry)
+                self.lifecycle.fail(received, error, self.retry)
                 raise
-            self.settlement.complete(taken)
+            self.lifecycle.succeed(received)
 
-    def _take(self, queue: str, timeout: float | None, schema: Any, policy: RetryPolicy | None) -> Taken | None:
+    def _receive(
+        self, queue: str, timeout: float | None, schema: Any, policy: RetryPolicy | None
+    ) -> ReceivedJob | None:
         check_schema(schema)
         deadline = time.monotonic() + (timeout or 0)
+        losses = None if policy is None else policy.max_worker_losses
         while True:
             delivery = self.client.get(queue, max(0.0, deadline - time.monotonic()))
             if delivery is None:
                 return None
-            with _given_back(delivery):
-                taken = self.intake.admit(delivery, schema, policy)
-                if taken is not None and self.settlement.begin(taken, marked=policy is not None):
-                    return taken
+            with _requeued_on_error(delivery):
+                received = self.lifecycle.receive(delivery, losses)
+                if received is not None and self.lifecycle.start(received, marked=policy is not None):
+                    self.lifecycle.decode(received, schema)
+                    return received
 
     # --- results
 
@@ -367,9 +352,22 @@ class Orchestrator:
         """
         if job.status.final and job.completed_at is None:
             job.completed_at = datetime.now(UTC)
+        failed = job.status is ExecutionStatus.FAILED
+        state = JobState(
+            job.id,
+            job.payload.name,
+            job.status,
+            output=job.payload.output,
+            failure=Failure("", job.error or "failed") if failed else None,
+            starts=int(job.started_at is not None),
+            queued_at=job.created_at,
+            started_at=job.started_at,
+            completed_at=job.completed_at,
+            worker=worker_name(),
+        )
         # Celery's backends keep a success for good; what is saved on purpose replaces it.
         self.results.forget(job.id)
-        self.results.save(job)
+        self.results.save(state)
 
     def queues_for(self, input_type: type[JobInput]) -> list[str]:
         """The queues where jobs with this input may arrive, by the router: what a specialized worker consumes."""
@@ -425,48 +423,9 @@ class Orchestrator:
     ) -> None:
         self.close()
 
-    def _encode(self, job: Job[Any], **options: Any) -> wire.Message:
-        if not isinstance(job, Job):
-            raise ConfigurationError(
-                f"expected a Job, got {type(job).__name__}: Job(payload=...), and publish_message takes (queue, job)"
-            )
-        message = wire.encode(job, **options)
-        if self._max_job_bytes is not None and len(message.body) > self._max_job_bytes:
-            raise EncodeError(
-                f"job {job.id} is {len(message.body)} bytes, over the limit of {self._max_job_bytes}: publish where the "
-                "data is, not the data"
-            )
-        return message
-
-    def _on_replay(self, message: wire.Message) -> None:
-        """A dead letter goes back: it is waiting again, if its status is kept."""
-        job_id = message.headers.get("id")
-        if isinstance(job_id, str) and message.headers.get(wire.TRACKED) and self.results.configured:
-            self.intake.record(
-                lambda: self.results.requeue(job_id, message.headers.get("task")),
-                message_fields(message.headers, "", 0),
-            )
-
-    def _publish(self, job: Job[Any], message: wire.Message, queue: str, exchange: str, routing_key: str) -> None:
-        if (exchange and queue) or (routing_key and not exchange):
-            raise ConfigurationError(
-                f"name a queue, or an exchange with a routing key, not both: got queue {queue!r:.80}, exchange "
-                f"{exchange!r:.80}, routing_key {routing_key!r:.80}"
-            )
-        publication = Publication(job, message, exchange, routing_key if exchange else queue)
-        publication.before()
-        eta = wire.due(message.headers)
-        delay = (eta - datetime.now(UTC)).total_seconds() if eta else 0.0
-        if exchange:
-            # An exchange hands on at once; whoever takes the job sees its ETA and puts it back to wait.
-            publication.run(self.client.publish, message, exchange=exchange, routing_key=routing_key)
-        else:
-            publication.run(self.client.publish, message, queue=queue, delay=delay)
-        publication.after()
-
 
 @contextmanager
-def _given_back(delivery: Delivery) -> Iterator[None]:
+def _requeued_on_error(delivery: Delivery) -> Iterator[None]:
     """Put a delivery back if the block fails, for whatever reason, before it was settled."""
     try:
         yield

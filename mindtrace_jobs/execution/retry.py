@@ -23,6 +23,9 @@ class RetryPolicy:
         jitter: 0 (none) to 1.
         max_worker_losses: How often a worker may vanish while it runs the job (killed, out of memory) before the job is
             dead-lettered instead of being run again.
+        retry_on: Exceptions after which a job is retried; after any other it is dead-lettered at once. Default all that
+            derive from Exception, hence neither SystemExit nor asyncio.CancelledError.
+        dont_retry_on: Exceptions of those after which it is dead-lettered all the same.
     """
 
     max_retries: int = 3
@@ -31,6 +34,8 @@ class RetryPolicy:
     maximum: float = 600.0
     jitter: float = 0.5
     max_worker_losses: int = 3
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    dont_retry_on: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
         # Written so that nan, for which no comparison holds, is refused.
@@ -42,6 +47,12 @@ class RetryPolicy:
             )
         if not 0 <= self.jitter <= 1:
             raise ConfigurationError("RetryPolicy: jitter is a share, from 0 to 1")
+        for name in ("retry_on", "dont_retry_on"):
+            listed = getattr(self, name)
+            listed = (listed,) if isinstance(listed, type) else tuple(listed)
+            if not all(isinstance(one, type) and issubclass(one, BaseException) for one in listed):
+                raise ConfigurationError(f"RetryPolicy: {name} is {listed!r:.80}; it takes classes of exceptions")
+            object.__setattr__(self, name, listed)
 
     def delay(self, retries: int) -> float:
         """Seconds to wait before the retry that follows ``retries`` earlier ones."""
@@ -50,3 +61,9 @@ class RetryPolicy:
         except OverflowError:
             pause = self.maximum
         return pause * (1 - self.jitter * random.random())  # noqa: S311 - spreads load, keeps no secret
+
+    def allows(self, error: BaseException, retries: int) -> bool:
+        """Whether a job that was retried ``retries`` times is retried after this error."""
+        if retries >= self.max_retries:
+            return False
+        return isinstance(error, self.retry_on) and not isinstance(error, self.dont_retry_on)

@@ -1,4 +1,4 @@
-"""What a job function asks for: its input first, and by annotation the job and a context."""
+"""Handlers: what their parameters ask for (the input first, by annotation the job and a context), and what they return."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_origin, get_type_hints
 
-from mindtrace_jobs.celery.context import JobContext
-from mindtrace_jobs.errors import ConfigurationError
+from pydantic import ValidationError
+
+from mindtrace_jobs.errors import ConfigurationError, InvalidOutputError
+from mindtrace_jobs.execution.context import JobContext
 from mindtrace_jobs.jobs import Job, JobInput, JobOutput, JobSchema
+from mindtrace_jobs.serializer.decoding import explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +101,22 @@ def _name(function: Any) -> str:
 
 def _input(schema: type[JobSchema[Any, Any]]) -> str:
     return schema.input_type().__name__
+
+
+def set_output(job: Job[Any], output: Any) -> None:
+    """Put what a handler returned into the job; None leaves what the handler put there itself.
+
+    Raises:
+        InvalidOutputError: it is not of the schema's output type.
+    """
+    if output is None:
+        return
+    payload = job.payload
+    try:
+        payload.output = output
+    except ValidationError as error:
+        expected = type(payload).output_type()
+        what = "JobOutput" if expected is JobOutput else expected.__name__
+        raise InvalidOutputError(
+            f"the handler returned {type(output).__name__}, not {what}", explain(error, "payload")
+        ) from error

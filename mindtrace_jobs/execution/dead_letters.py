@@ -8,49 +8,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from mindtrace_jobs.clients import Client, Delivery, dead_letter_queue, origin_queue
-from mindtrace_jobs.errors import (
-    DecodeError,
-    InvalidPayloadError,
-    JobNotFoundError,
-    QueueNotFoundError,
-    UnknownTypeError,
-    summary,
-)
+from mindtrace_jobs.clients import Client, dead_letter_queue, origin_queue
+from mindtrace_jobs.errors import Failure, JobNotFoundError, JobsError, QueueNotFoundError
+from mindtrace_jobs.execution.outcome import Reason
 from mindtrace_jobs.jobs import Job
-from mindtrace_jobs.logs import message_fields
-from mindtrace_jobs.message import ATTEMPTS, DEAD_LETTER, Message, decode
+from mindtrace_jobs.logs import shown
 from mindtrace_jobs.results import worker_name
+from mindtrace_jobs.wire import headers as wire
+from mindtrace_jobs.wire.message import Message, decode
 
-log = logging.getLogger("mindtrace_jobs.deadletter")
+log = logging.getLogger("mindtrace_jobs.execution")
 
 _DELIVERY_TIMEOUT = 5.0
 #: AMQP 0-9-1 has 16 bits for it.
 _LARGEST_PREFETCH = 65_535
-#: Headers that belong to one delivery, not to the job.
-_OF_DELIVERY = (DEAD_LETTER, ATTEMPTS, "redelivered", "x-delivery-count", "x-death", "eta", "expires")
-
-
-class Reason(StrEnum):
-    """Why a job was dead-lettered."""
-
-    UNDECODABLE = "undecodable"
-    UNKNOWN_TYPE = "unknown-type"
-    INVALID_INPUT = "invalid-input"
-    INVALID_OUTPUT = "invalid-output"
-    RETRIES_EXHAUSTED = "retries-exhausted"
-    REJECTED = "rejected"
-    WORKER_LOST = "worker-lost"
-    TIME_LIMIT = "time-limit"
-    UNKNOWN_TASK = "unknown-task"
-    EXPIRED = "expired"
 
 
 class DeadLetter(BaseModel):
@@ -61,7 +39,7 @@ class DeadLetter(BaseModel):
         queue: The queue it came from, and is replayed to.
         reason, error, error_type: Why it is here.
         at: When it was put here.
-        attempts, retries: How often work on it began and its worker vanished; how often it was retried.
+        losses, retries: How often its worker vanished while it ran; how often it was retried after a failure.
         worker: Who put it here.
         body, headers, content_type: The original message.
     """
@@ -75,7 +53,7 @@ class DeadLetter(BaseModel):
     error: str = ""
     error_type: str = ""
     at: AwareDatetime | None = None
-    attempts: int = 0
+    losses: int = 0
     retries: int = 0
     worker: str = ""
     body: bytes
@@ -98,7 +76,7 @@ class DeadLetters:
         client: The broker.
         limit: Jobs kept per dead-letter queue; past it the oldest are dropped, with a warning in the log. None: all.
         max_age: How long a job is kept, checked as others are added. None: for ever.
-        on_replay: Called with each message just before it is put back.
+        on_replay: Called with each message just before it is put back; what it returns is called if that fails.
     """
 
     def __init__(
@@ -107,27 +85,22 @@ class DeadLetters:
         *,
         limit: int | None = None,
         max_age: timedelta | None = None,
-        on_replay: Callable[[Message], None] | None = None,
+        on_replay: Callable[[Message], Callable[[], None]] = lambda _: lambda: None,
     ) -> None:
         self._client = client
         self._on_replay = on_replay
         self._limit = limit
         self._max_age = max_age
 
-    def bury(self, delivery: Delivery, reason: Reason, error: BaseException | str) -> None:
-        """Move a delivery to its queue's dead-letter queue."""
-        self.keep(delivery.message, delivery.queue, reason, error, attempts=delivery.attempts)
-        delivery.acknowledge()
-        self.trim(delivery.queue)
-
     def keep(
         self,
         message: Message,
         queue: str,
         reason: Reason,
-        error: BaseException | str,
+        failure: Failure,
         *,
-        attempts: int = 0,
+        losses: int = 0,
+        retries: int = 0,
         worker: str | None = None,
     ) -> None:
         """Publish a message to the dead-letter queue of ``queue``; acknowledging the original is the caller's.
@@ -135,22 +108,21 @@ class DeadLetters:
         Args:
             message: The message as it was taken.
             queue: Where it was taken from.
-            reason, error: Why it cannot succeed.
-            attempts: How often work on it began and its worker vanished.
+            reason, failure: Why it cannot succeed.
+            losses, retries: How often its worker vanished, and how often it was retried.
             worker: Who says so; default this process.
         """
         headers = message.headers
-        text = summary(error)
         headers = {
             **headers,
-            DEAD_LETTER: {
+            wire.DEAD_LETTER: {
                 "reason": str(reason),
-                "error": text,
-                "error_type": type(error).__name__ if isinstance(error, BaseException) else "",
+                "error": failure.error,
+                "error_type": failure.error_type,
                 "queue": origin_queue(queue),
                 "at": datetime.now(UTC).isoformat(),
-                "attempts": attempts,
-                "retries": _number(headers.get("retries")),
+                "losses": losses,
+                "retries": retries,
                 "worker": worker or worker_name(),
             },
         }
@@ -158,15 +130,15 @@ class DeadLetters:
         self._client.publish(replace(message, headers=headers), queue=target)
         log.error(
             "job %s dead-lettered to %s: %s: %s",
-            headers.get("id"),
+            shown(headers.get("id")),
             target,
             reason,
-            text,
+            shown(failure.error),
             extra={
                 "action": "dead_letter_job",
                 "reason": str(reason),
                 # Whoever lost its worker began as often; all others are on the attempt after those.
-                **message_fields(headers, queue, attempts - 1 if reason is Reason.WORKER_LOST else attempts),
+                **wire.log_fields(headers, queue, losses - 1 if reason is Reason.WORKER_LOST else losses),
             },
         )
 
@@ -228,13 +200,17 @@ class DeadLetters:
                     delivery = source.next(_DELIVERY_TIMEOUT)
                     if delivery is None:
                         break
-                    job_id = _text(delivery.message.headers.get("id"))
+                    job_id = wire.text(delivery.message.headers, "id")
                     if wanted is not None and job_id not in wanted:
                         continue  # closing the source puts it back in its place
                     revived = _revived(delivery.message)
-                    if self._on_replay is not None:
-                        self._on_replay(revived)
-                    self._client.publish(revived, queue=queue)
+                    undo = self._on_replay(revived)
+                    try:
+                        self._client.publish(revived, queue=queue)
+                    except BaseException:
+                        with suppress(JobsError):
+                            undo()
+                        raise
                     delivery.acknowledge()
                     replayed.append(job_id)
         missing = (wanted or set()) - set(replayed)
@@ -265,35 +241,28 @@ class DeadLetters:
             delivery.acknowledge()
             log.warning(
                 "dead letter %s of %s dropped: %s",
-                letter.id,
+                shown(letter.id),
                 target,
                 "over the configured limit" if over else "over the configured age",
-                extra={"action": "drop_dead_letter", "job_id": letter.id, "queue": queue},
+                extra={"action": "drop_dead_letter", "job_id": shown(letter.id), "queue": queue},
             )
 
 
-def reason_for(error: DecodeError) -> Reason:
-    """Which reason a message that cannot be read is dead-lettered for."""
-    if isinstance(error, UnknownTypeError):
-        return Reason.UNKNOWN_TYPE
-    return Reason.INVALID_INPUT if isinstance(error, InvalidPayloadError) else Reason.UNDECODABLE
-
-
 def _read(message: Message, queue: str) -> DeadLetter:
-    why = message.headers.get(DEAD_LETTER)
+    why = message.headers.get(wire.DEAD_LETTER)
     why = why if isinstance(why, dict) else {}
-    original = {name: value for name, value in message.headers.items() if name != DEAD_LETTER}
+    original = {name: value for name, value in message.headers.items() if name != wire.DEAD_LETTER}
     return DeadLetter(
-        id=_text(message.headers.get("id")),
-        name=_text(message.headers.get("task")),
-        queue=_text(why.get("queue")) or queue,
-        reason=_text(why.get("reason")) or "unknown",
-        error=_text(why.get("error")) or "",
-        error_type=_text(why.get("error_type")) or "",
-        at=_moment(why.get("at")),
-        attempts=_number(why.get("attempts")),
-        retries=_number(why.get("retries")),
-        worker=_text(why.get("worker")) or "",
+        id=wire.text(message.headers, "id"),
+        name=wire.text(message.headers, "task"),
+        queue=wire.text(why, "queue") or queue,
+        reason=wire.text(why, "reason") or "unknown",
+        error=wire.text(why, "error") or "",
+        error_type=wire.text(why, "error_type") or "",
+        at=wire.moment_or_none(why, "at"),
+        losses=wire.count(why, "losses"),
+        retries=wire.count(why, "retries"),
+        worker=wire.text(why, "worker") or "",
         body=message.body,
         headers=original,
         content_type=message.content_type,
@@ -301,22 +270,6 @@ def _read(message: Message, queue: str) -> DeadLetter:
 
 
 def _revived(message: Message) -> Message:
-    headers = {name: value for name, value in message.headers.items() if name not in _OF_DELIVERY}
-    return replace(message, headers={**headers, "eta": None, "expires": None, "retries": 0})
-
-
-def _number(value: Any) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def _text(value: Any) -> str | None:
-    # Headers of what could not be read may be anything.
-    return value if isinstance(value, str) else None
-
-
-def _moment(value: Any) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    headers = {name: value for name, value in message.headers.items() if name not in wire.OF_DELIVERY}
+    headers.update(eta=None, expires=None, retries=0)
+    return replace(message, headers=headers)
