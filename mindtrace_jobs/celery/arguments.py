@@ -8,11 +8,10 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from mindtrace_jobs.celery.errors import InvalidInputError
-from mindtrace_jobs.errors import DecodeError, InvalidPayloadError
+from mindtrace_jobs.errors import DecodeError, InvalidInputError, InvalidPayloadError
 from mindtrace_jobs.jobs import Job, JobOutput, JobSchema
-from mindtrace_jobs.message import _task_input
 from mindtrace_jobs.serializer import decode_job
+from mindtrace_jobs.wire.message import task_input
 
 
 def job_from(
@@ -48,7 +47,7 @@ def _job(args: list[Any], kwargs: dict[str, Any], schema: type[JobSchema[Any, An
         return Job(payload=schema(name=name, input=first), id=job_id)
     if isinstance(first, BaseModel):
         args, kwargs = [first.model_dump()], {}
-    fields: Any = _task_input(args, kwargs, schema)
+    fields: Any = task_input(args, kwargs, schema)
     return decode_job({"id": job_id, "payload": {"name": name, "input": fields}}, schema)
 
 

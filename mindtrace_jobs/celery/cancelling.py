@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mindtrace_jobs.celery import installation
-from mindtrace_jobs.celery.context import stop_mark
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.jobs import ExecutionStatus
 
@@ -35,9 +34,7 @@ def cancel(app: Any, job_id: str, *, terminate: bool = False) -> bool:
     record = results.find(job_id)
     if record is not None and record.status.final:
         return False
-    results.cancel(stop_mark(job_id))
-    if record is None or record.status is not ExecutionStatus.RUNNING:
-        # Published without a record, it may wait all the same.
-        results.cancel(job_id)
+    waits = record is not None and record.status is not ExecutionStatus.RUNNING
+    results.cancel(job_id, record if waits else None)
     found.app.control.revoke(job_id, terminate=terminate)
     return True

@@ -28,13 +28,13 @@ def typed_chain(*tasks: Any) -> Any:
         if not getattr(task, "is_job", False):
             raise ConfigurationError(f"{getattr(task, 'name', task)!r} is no job task; celery.chain takes any task")
     for before, after in pairwise(found):
-        faults = misfits(before.schema.output_type(), after.schema.input_type())
+        faults = incompatible_fields(before.schema.output_type(), after.schema.input_type())
         if faults:
             raise ConfigurationError(f"{after.name!r} cannot follow {before.name!r}: {'; '.join(faults)}")
     return chain(*signatures)
 
 
-def misfits(output: type[JobOutput], given: type[JobInput]) -> list[str]:
+def incompatible_fields(output: type[JobOutput], given: type[JobInput]) -> list[str]:
     """Why the output's fields do not make the input; empty if they do."""
     if output is JobOutput or given is JobInput:
         return []  # a bare schema says nothing before it runs

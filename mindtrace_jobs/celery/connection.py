@@ -19,7 +19,7 @@ def over_our_transports(base: type[Any], lease: float) -> type[Any]:
 
     Args:
         base: The app's connection class; one made here before is replaced, not extended.
-        lease: Seconds a taken job stays with a worker that no longer renews its lease.
+        lease: Seconds a received job stays with a worker that no longer renews its lease.
     """
     register_aliases()
     base = getattr(base, "stock", base)

@@ -8,9 +8,11 @@ from typing import Any, Generic, overload
 
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.async_task import AsyncJobTask
-from mindtrace_jobs.celery.parameters import parameters_of
+from mindtrace_jobs.celery.policy import OPTIONS, policy_from
 from mindtrace_jobs.celery.task import InT, JobTask, OutT, schema_name
-from mindtrace_jobs.errors import ConfigurationError, JobCancelledError, RejectJob, RetryJob
+from mindtrace_jobs.errors import ConfigurationError
+from mindtrace_jobs.execution.handlers import parameters_of
+from mindtrace_jobs.execution.retry import RetryPolicy
 from mindtrace_jobs.jobs import JobSchema
 
 
@@ -62,6 +64,7 @@ def job_task(
     app: Any,
     schema: type[JobSchema[InT, OutT]],
     *,
+    retry: RetryPolicy | None = None,
     retry_on: Sequence[type[BaseException]] = (),
     base: type[JobTask[Any, Any]] = JobTask,
     **options: Any,
@@ -77,16 +80,19 @@ def job_task(
     one annotated ``JobContext`` the context; the function stays callable directly with the input alone. It may be an
     ``async def``: see ``AsyncJobTask``.
 
-    A job that fails is retried for the errors in ``retry_on``, with exponential backoff and jitter, then dead-lettered.
-    Raise ``RetryJob`` to retry whatever ``retry_on`` says, ``RejectJob`` to dead-letter at once.
+    A job that fails is retried by ``retry``, then dead-lettered, as by a Consumer. Raise ``RetryJob`` to retry whatever
+    the policy says, ``RejectJob`` to dead-letter at once.
 
     Args:
         app: The Celery app; ``install(app)`` is called if it was not.
         schema: Its name becomes the task's.
-        retry_on: Exceptions worth another try.
+        retry: How often a failing job is run again, and after which errors. Default ``RetryPolicy()``, with the
+            ``max_worker_losses`` that the app was installed with.
+        retry_on: Exceptions worth another try, in place of the policy's.
         base: A subclass of JobTask with behaviour of your own.
-        options: Celery's task options: ``max_retries`` (default 3), ``retry_backoff`` (seconds or True),
-            ``retry_backoff_max``, ``retry_jitter``, ``time_limit``, ``soft_time_limit``, ``rate_limit``, ``bind``, ...
+        options: Celery's task options: ``time_limit``, ``soft_time_limit``, ``rate_limit``, ``bind``, ... Those that say
+            how a task is retried change the policy: ``max_retries``, ``autoretry_for``, ``dont_autoretry_for``,
+            ``default_retry_delay``, ``retry_kwargs``, ``retry_backoff``, ``retry_backoff_max``, ``retry_jitter``.
 
     Raises:
         ConfigurationError: the schema has no name, or the function's signature does not fit it.
@@ -98,8 +104,23 @@ def job_task(
         install(app)
     if retry_on:
         options["autoretry_for"] = tuple(retry_on)
-    options["dont_autoretry_for"] = (*options.get("dont_autoretry_for", ()), RejectJob, RetryJob, JobCancelledError)
+    inherited = {name: getattr(base, name) for name in OPTIONS if name in own_options(base)}
+    chosen = {**inherited, **{name: options[name] for name in OPTIONS if name in options}}
+    # Retries are this package's; what is left to Celery's own are those that the function asks for by self.retry().
+    for option in OPTIONS:
+        if option not in ("max_retries", "default_retry_delay"):
+            options.pop(option, None)
+    options["job_retry"] = policy_from(chosen, retry) if retry is not None else None
+    options["job_retry_options"] = chosen
+    if retry is not None:
+        options.setdefault("max_retries", retry.max_retries)
+    # Celery's own writing of "started" knows neither cancelled jobs nor their times.
+    options["job_track_started"] = options.pop("track_started", None)
     # Other apps of the process need not have it.
     options.setdefault("shared", False)
-
     return JobDecorator(app, schema, base, name, options)
+
+
+def own_options(base: type[Any]) -> set[str]:
+    """Names of the attributes that a subclass of JobTask sets itself."""
+    return {name for cls in base.__mro__[: base.__mro__.index(JobTask)] for name in vars(cls)}

@@ -1,42 +1,16 @@
-"""Failures of job tasks, made so that a Celery result backend returns them as they were raised.
-
-Celery's JSON result keeps an exception's class and ``args``, and calls the class with them when it is read.
-"""
+"""How a job tells Celery what became of it: exceptions that Celery's tracer and requests understand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import pickle
 from typing import Any
 
-from celery.exceptions import Ignore, MaxRetriesExceededError
+from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry
 
-from mindtrace_jobs.errors import InvalidPayloadError, JobsError
+from mindtrace_jobs.errors import HandlerError, failure_of
 
-
-class InvalidInputError(InvalidPayloadError):
-    """What the producer sent does not fit the schema's input type; ``errors`` lists each field.
-
-    Each offence is ``{"field", "message", "type"}``, without the value.
-    """
-
-    def __init__(self, message: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
-        super().__init__(message, errors)
-        self.args = (message, self.errors)
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class InvalidOutputError(InvalidInputError):
-    """The function returned something that does not fit the schema's output type; ``errors`` as for input."""
-
-
-class WorkerLostError(JobsError):
-    """The process that ran the job vanished too often: killed, or out of memory."""
-
-
-class JobExpiredError(JobsError):
-    """The job was taken after the time up to which it was to run."""
+#: Attribute of an exception whose job is recorded and dead-lettered already: the message only has to go.
+_SETTLED = "_mindtrace_settled"
 
 
 class RetriesExceededError(MaxRetriesExceededError):  # type: ignore[misc]
@@ -49,5 +23,65 @@ class RetriesExceededError(MaxRetriesExceededError):  # type: ignore[misc]
         super().__init__("no retries left", **arguments)
 
 
-class CancelledIgnore(Ignore):  # type: ignore[misc]
-    """Tells the worker that a job was cancelled: skipped, or stopped because it was asked to."""
+class JobCancelled(Ignore):  # type: ignore[misc]
+    """A job that was cancelled: skipped, or stopped because it was asked to."""
+
+
+class JobRetried(Retry):  # type: ignore[misc]
+    """A job whose copy is published: it runs again in ``when`` seconds."""
+
+
+class JobReturned(Reject):  # type: ignore[misc]
+    """A job that goes back to its queue as it came.
+
+    Attributes:
+        stop: Whether the worker is to stop, since the handler raised KeyboardInterrupt.
+    """
+
+    def __init__(self, reason: str, *, stop: bool = False) -> None:
+        super().__init__(reason, requeue=True)
+        self.stop = stop
+
+    def __reduce__(self) -> Any:
+        return _returned, (str(self.reason), self.stop)
+
+
+def _returned(reason: str, stop: bool) -> JobReturned:
+    return JobReturned(reason, stop=stop)
+
+
+def mark_settled(error: Exception) -> Exception:
+    """The exception, marked so that ``settled`` is true of it."""
+    setattr(error, _SETTLED, True)
+    return error
+
+
+def settled(error: BaseException) -> bool:
+    """Whether the job that raised this is recorded and dead-lettered."""
+    return bool(getattr(error, _SETTLED, False))
+
+
+def sendable(error: BaseException) -> Exception:
+    """What a handler raised, or what stands for it, marked as settled.
+
+    The exception itself if it survives its way to another process with the mark, can be printed, and does not end the
+    runner; else a HandlerError with its class's name and its text.
+    """
+    if isinstance(error, Exception) and not isinstance(error, MemoryError | Reject) and _survives(error):
+        return error
+    failure = failure_of(error)
+    standing = HandlerError(failure.error, failure.error_type)
+    standing.__cause__ = error
+    return mark_settled(standing)
+
+
+def _survives(error: Exception) -> bool:
+    try:
+        mark_settled(error)
+        text = f"{error!r}{error}"
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
+        return type(copy) is type(error) and settled(copy) and f"{copy!r}{copy}" == text
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever a user's methods do
+        return False

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 
+from mindtrace_jobs import _forks
 from mindtrace_jobs.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -76,10 +76,10 @@ class EventLoop:
             raise interruption  # the process is to end
         try:
             return cast("T", running.result())
-        except asyncio.CancelledError as error:
+        except asyncio.CancelledError:
             if interruption is not None:
                 raise interruption from None
-            raise RuntimeError("the coroutine of the job was cancelled, and not by the worker") from error
+            raise  # it cancelled itself
 
 
 class _Running:
@@ -140,4 +140,4 @@ def _after_fork_in_child() -> None:
         _loop = None
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_forks.register(after_in_child=_after_fork_in_child)

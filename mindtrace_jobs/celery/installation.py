@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from mindtrace_jobs import _forks
+from mindtrace_jobs.execution.lifecycle import Lifecycle
 from mindtrace_jobs.orchestrator import Orchestrator
 from mindtrace_jobs.routing import JobRouter
 
@@ -20,7 +22,7 @@ class Installation:
 
     Attributes:
         app: The Celery app.
-        lease: Seconds a taken job stays with a worker that no longer renews its lease.
+        lease: Seconds a received job stays with a worker that no longer renews its lease.
         dead_letters: Whether what cannot run is kept in ``<queue>.dlq``.
         track: Whether the start of every job is recorded, not only of submitted ones.
         max_worker_losses: How often a job may lose its worker before it is dead-lettered.
@@ -47,6 +49,26 @@ class Installation:
                 self._made_for = wanted
             return self._orchestrator
 
+    def lifecycle(self, worker: str | None = None) -> Lifecycle:
+        """What records and settles the jobs of a worker of this name."""
+        orchestrator = self.orchestrator
+        return Lifecycle(
+            orchestrator.client,
+            orchestrator.results,
+            orchestrator.dead_letters if self.dead_letters else None,
+            track=self.track,
+            worker=worker,
+            announces=True,
+        )
+
+
+def _after_fork_in_child() -> None:
+    global _lock  # noqa: PLW0603 - another thread may have held it
+    _lock = threading.Lock()
+
+
+_forks.register(after_in_child=_after_fork_in_child)
+
 
 def real_app(app: Any) -> Any:
     """The app behind a proxy such as ``celery.current_app``."""
@@ -57,6 +79,11 @@ def real_app(app: Any) -> Any:
 def find(app: Any) -> Installation | None:
     """What is installed on an app, or None."""
     return _installed.get(real_app(app))
+
+
+def of(app: Any) -> Installation:
+    """What is installed on an app; the defaults if nothing is."""
+    return find(app) or Installation(real_app(app))
 
 
 def remember(installation: Installation) -> None:

@@ -17,9 +17,9 @@ SERIALIZER = "pydantic"
 _ROUTER = "mindtrace_jobs.routing:documented_router"
 #: Steps of a worker and of its consumer, by name: a producer imports nothing that only workers need.
 _STEPS = (
-    ("worker", "mindtrace_jobs.celery.steps:ExtendedConsumer"),
-    ("consumer", "mindtrace_jobs.celery.steps:ConsumerTimeoutWarning"),
-    ("consumer", "mindtrace_jobs.celery.steps:DeliveryLimitWarning"),
+    ("worker", "mindtrace_jobs.celery.worker.steps:ExtendedConsumer"),
+    ("consumer", "mindtrace_jobs.celery.worker.steps:ConsumerTimeoutWarning"),
+    ("consumer", "mindtrace_jobs.celery.worker.steps:DeliveryLimitWarning"),
 )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from celery import current_task, signals
 
 from mindtrace_jobs import logs
-from mindtrace_jobs.celery.context import delivery_of
 from mindtrace_jobs.logs import FIELDS, JobLogFilter
+from mindtrace_jobs.wire.headers import LOSSES, count
 
 #: Where Celery says how a task ended.
 _TRACE = "celery.app.trace"
@@ -41,9 +41,11 @@ def _add_filter(logger: logging.Logger, **setup: Any) -> None:
 def _begin(task: Any, **_: Any) -> None:
     if getattr(task, "is_job", False):
         request = task.request
-        delivery = delivery_of(request)
-        attempt = delivery["retries"] + delivery["losses"] + 1
-        setattr(request, _TOKEN, logs.begin(logs.job_fields(request.id, task.name, delivery["queue"], attempt)))
+        info = request.delivery_info or {}
+        counts = {"retries": request.retries or 0, LOSSES: request.get(LOSSES) or 0}
+        attempt = count(counts, "retries") + count(counts, LOSSES) + 1
+        fields = logs.job_fields(request.id, task.name, info.get("routing_key") or "", attempt)
+        setattr(request, _TOKEN, logs.begin(fields))
 
 
 def _end(task: Any, **_: Any) -> None:

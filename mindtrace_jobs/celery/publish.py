@@ -11,7 +11,7 @@ from kombu import Queue, pools
 from kombu.exceptions import OperationalError
 from kombu.messaging import Producer
 
-from mindtrace_jobs.celery.queues import settle
+from mindtrace_jobs.celery.queues import declare_or_adopt
 from mindtrace_jobs.clients import speaks_amqp
 
 #: Seconds to wait for the broker's confirm.
@@ -25,7 +25,7 @@ class JobsProducer(Producer):
         """Declare an exchange or a queue once on a connection."""
         is_queue = isinstance(entity, Queue)
         if is_queue and not entity.no_declare and hash(entity) not in self.connection.declared_entities:
-            settle(entity, self.connection)
+            declare_or_adopt(entity, self.connection)
         declare: Any = super().maybe_declare
         return declare(entity, retry, **retry_policy)
 

@@ -18,7 +18,7 @@ QUORUM = "quorum"
 _OTHER_TYPE = re.compile(rf"arg '{QUEUE_TYPE}' for queue .* current is the value '(\w+)'")
 
 
-def settle(queue: Any, connection: Any) -> None:
+def declare_or_adopt(queue: Any, connection: Any) -> None:
     """Declare a queue as Celery does; if it exists with other arguments, see that it is bound and leave it alone.
 
     A queue that turns out to be a quorum queue says so from then on, as Celery must know: such a queue refuses consumers

@@ -1,42 +1,80 @@
-"""JobTask: a kind of job as a Celery task, and the decorator that makes one from a typed function."""
+"""JobTask: a kind of job as a Celery task."""
 
 from __future__ import annotations
 
 import inspect
+import os
+import warnings
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import wraps
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from celery import Task
 from celery.exceptions import Reject, Retry
 from celery.utils.imports import symbol_by_name
-from celery.utils.time import get_exponential_backoff_interval
-from pydantic import ValidationError
 
 from mindtrace_jobs import registry
+from mindtrace_jobs._times import aware
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.arguments import holds_output, job_from
-from mindtrace_jobs.celery.context import CANCELLED, JobContext, delivery_of
-from mindtrace_jobs.celery.errors import CancelledIgnore, InvalidInputError, InvalidOutputError, RetriesExceededError
+from mindtrace_jobs.celery.errors import RetriesExceededError
 from mindtrace_jobs.celery.event_loop import event_loop
-from mindtrace_jobs.celery.parameters import Parameters, parameters_of
+from mindtrace_jobs.celery.policy import policy_from
 from mindtrace_jobs.celery.publish import CONFIRM_TIMEOUT, confirming_producer
-from mindtrace_jobs.clients import speaks_amqp
-from mindtrace_jobs.errors import ConfigurationError, JobCancelledError, RetryJob
-from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobOutput, JobSchema
-from mindtrace_jobs.message import TRACKED, _moment
-from mindtrace_jobs.results import AppResultStore, JobHandle
-from mindtrace_jobs.results.record import PROGRESS, QUEUED
-from mindtrace_jobs.serializer.decoding import explain
+from mindtrace_jobs.celery.records import EXHAUSTED, RECORDED, RUNNING, task_backend
+from mindtrace_jobs.celery.running import RunningJob, run_eagerly
+from mindtrace_jobs.errors import ConfigurationError, InvalidInputError
+from mindtrace_jobs.execution.context import JobContext
+from mindtrace_jobs.execution.handlers import Parameters, parameters_of
+from mindtrace_jobs.execution.lifecycle import Lifecycle
+from mindtrace_jobs.execution.retry import RetryPolicy
+from mindtrace_jobs.jobs import Job, JobInput, JobOutput, JobSchema
+from mindtrace_jobs.results import JobHandle, ResultStore
+from mindtrace_jobs.transports.contract import DELAY_PROPERTY
+from mindtrace_jobs.wire import headers as wire
+from mindtrace_jobs.wire.message import iso_moment
 
 InT = TypeVar("InT", bound=JobInput)
 OutT = TypeVar("OutT", bound=JobOutput)
 
-_STARTED, _RETRY = "STARTED", "RETRY"
-#: Headers of one delivery, which a retry must not inherit.
-_OF_DELIVERY = ("redelivered", "x-delivery-count", "x-death", "x-dead-letter")
+#: Options of Celery's that ``submit`` hands on to ``apply_async``.
+_OPTIONS = frozenset(
+    {
+        "add_to_parent",
+        "chain",
+        "chord",
+        "compression",
+        "connection",
+        "countdown",
+        "declare",
+        "delivery_mode",
+        "exchange",
+        "group_id",
+        "group_index",
+        "headers",
+        "ignore_result",
+        "link",
+        "link_error",
+        "mandatory",
+        "parent_id",
+        "priority",
+        "producer",
+        "reply_to",
+        "retry",
+        "retry_policy",
+        "root_id",
+        "routing_key",
+        "serializer",
+        "shadow",
+        "soft_time_limit",
+        "stamped_headers",
+        "task_id",
+        "time_limit",
+    }
+)
 
 
 class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
@@ -53,6 +91,12 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
 
     #: What the task takes and returns.
     schema: ClassVar[type[JobSchema[Any, Any]]]
+    #: How its jobs are retried; None: by the default policy, and ``job_retry_options``.
+    job_retry: RetryPolicy | None = None
+    #: Those of Celery's options that change the default policy.
+    job_retry_options: Mapping[str, Any] = MappingProxyType({})
+    #: Whether the start of every job is recorded; None: as the app's ``task_track_started`` says.
+    job_track_started: bool | None = None
 
     serializer = "pydantic"
     acks_late = True
@@ -62,11 +106,12 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
     #: Another way to handle a lost worker, which would not count it.
     retry_on_worker_lost = False
     store_eager_result = True
+    #: Starts are recorded by the lifecycle: Celery's own way would overwrite that a job is cancelled.
+    track_started = False
     #: Arguments are checked against the schema, not against the function.
     typing = False
     MaxRetriesExceededError = RetriesExceededError
-    Request: Any = "mindtrace_jobs.celery.request:JobRequest"
-    retry_backoff = True
+    Request: Any = "mindtrace_jobs.celery.worker.request:JobRequest"
 
     #: The job function as it is written, if it is a coroutine function; ``run`` then waits for it.
     _coroutine_function: Callable[..., Coroutine[Any, Any, Any]] | None = None
@@ -85,31 +130,74 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
 
     # --- publishing
 
-    def submit(self, job: InT | Job[Any], **options: Any) -> JobHandle[OutT]:
+    def submit(
+        self,
+        job: InT | Job[Any],
+        *,
+        queue: str | None = None,
+        eta: datetime | None = None,
+        delay: float | timedelta | None = None,
+        expires: datetime | float | timedelta | None = None,
+        **options: Any,
+    ) -> JobHandle[OutT]:
         """Publish a job, recorded as queued, and return a handle to its status and typed result.
 
         Args:
             job: The input, or a whole Job.
-            options: As Celery's ``apply_async``: queue, countdown, expires, priority, link, ...
+            queue: The queue; default the one it is routed to.
+            eta, delay: Aware time, or seconds from now, before which it must not run.
+            expires: Aware time, or seconds from now, after which it must not run but is dead-lettered.
+            options: Further ones of Celery's ``apply_async``: priority, link, time_limit, task_id, ...
 
         Raises:
+            TypeError: an option that Celery does not know.
+            ConfigurationError: both ``eta`` and ``delay``, or a time that is none.
             EncodeError: a value in it would not come back as it went in.
             InvalidInputError: it does not fit the schema.
             kombu.exceptions.OperationalError: the broker did not take it.
         """
-        results = self._orchestrator.results
+        unknown = sorted(options.keys() - _OPTIONS)
+        if unknown:
+            raise TypeError(
+                f"submit() got an unexpected option {unknown[0]!r}: Celery's apply_async has none of that name"
+            )
+        if eta is not None and delay is not None:
+            raise ConfigurationError("pass `eta` or `delay`, not both")
         made = job_from([job], {}, self.schema, options.pop("task_id", None))
-        if results.configured:
-            options["headers"] = {**(options.get("headers") or {}), TRACKED: True}
-            # Before publishing: a fast worker's record must not be overwritten by ours.
-            results.save(made)
-        try:
-            self.apply_async((made,), **options)
-        except Exception:
-            if results.configured:
-                results.forget(made.id)
-            raise
-        return JobHandle(made.id, results)
+        if queue is not None:
+            options["queue"] = queue
+        if expires is not None:
+            options["expires"] = iso_moment("expires", expires)
+        moment = iso_moment("eta", eta) or iso_moment("delay", delay)
+        if moment is not None:
+            options.update(self._held_until(datetime.fromisoformat(moment), options))
+        if options.get("ignore_result", self.ignore_result):
+            return self._submit_untracked(made, options)
+        orchestrator = self._orchestrator
+        if orchestrator.results.configured:
+            options["headers"] = {**(options.get("headers") or {}), wire.TRACKED: True}
+        orchestrator.publishing.submit(made, lambda: self.apply_async((made,), **options))
+        return JobHandle(made.id, orchestrator.results)
+
+    def _submit_untracked(self, job: Job[Any], options: dict[str, Any]) -> JobHandle[OutT]:
+        absent = f"task {self.name!r} ignores results (ignore_result=True): nobody records how job {job.id} ends"
+        warnings.warn(
+            f"{absent}; call delay() or apply_async() where no handle is needed", RuntimeWarning, stacklevel=3
+        )
+        self.apply_async((job,), **options)
+        return JobHandle(job.id, ResultStore(None, absent=absent))
+
+    def _held_until(self, moment: datetime, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options that have the broker hold a job back: who takes it early could only keep others from it."""
+        seconds = (moment - datetime.now(UTC)).total_seconds()
+        held: dict[str, Any] = {"eta": moment}
+        if seconds <= 0 or options.get("exchange"):
+            return held
+        target = options.get("queue") or self.queue_name
+        name = self._orchestrator.client.delay_queue(str(getattr(target, "name", target)), seconds)
+        if name is None:
+            return {**held, DELAY_PROPERTY: seconds}
+        return {**held, "exchange": "", "routing_key": name, "declare": []}
 
     def apply_async(
         self,
@@ -132,25 +220,32 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         """
         sent: tuple[Any, ...] = tuple(args or ())
         named = dict(kwargs or {})
+        queued_at = datetime.now(UTC)
         try:
             job = job_from(sent, named, self.schema, task_id)
         except InvalidInputError:
             if not holds_output(sent):
                 raise
         else:
-            sent, named, task_id = (job,), {}, job.id
+            sent, named, task_id, queued_at = (job,), {}, job.id, job.created_at
             options["argsrepr"] = f"(<{self.schema.__name__} job {job.id}>,)"
             options["kwargsrepr"] = "{}"
             if job.priority is not None:
                 options.setdefault("priority", job.priority)
-        headers = {name: value for name, value in (options.get("headers") or {}).items() if name not in _OF_DELIVERY}
+        headers = {
+            name: value
+            for name, value in (options.get("headers") or {}).items()
+            if name not in wire.OF_DELIVERY or name == wire.LOSSES
+        }
+        headers.setdefault(wire.QUEUED_AT, queued_at.isoformat())
         expires = options.get("expires", self.expires)
         options["expires"] = None
         if expires is not None:
-            # Not as Celery's option, which has RabbitMQ delete the job without a word when its time is over.
-            headers["expires"] = expires if isinstance(expires, str) else _moment("expires", _aware(expires), _now())
-        if headers:
-            options["headers"] = headers
+            # Not as Celery's option, which has RabbitMQ delete the job without a word when its time is over. Celery takes
+            # naive times as UTC.
+            expires = aware(expires) if isinstance(expires, datetime) else expires
+            headers["expires"] = expires if isinstance(expires, str) else iso_moment("expires", expires)
+        options["headers"] = headers
         options.setdefault("delivery_mode", 2)
         with ExitStack() as stack:
             if producer is None and options.get("connection") is None and not self.app.conf.task_always_eager:
@@ -167,7 +262,12 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         if request.called_directly or request.get("job_entered"):
             return cast("OutT", self._call(*args, **kwargs))
         request.job_entered = True
-        return self._work(args, kwargs, request)
+        if request.is_eager:
+            return cast("OutT", run_eagerly(self, request, args, kwargs))
+        lifecycle = self._lifecycle(request.hostname)
+        records = self.keeps_record(request) and lifecycle.results.configured
+        running = RunningJob(self, request, lifecycle, records=records, starts=records and self.tracks_start(request))
+        return cast("OutT", running.work(args[0]))
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         parameters = self._parameters
@@ -180,23 +280,9 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             return self._coroutine_function(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
-    def _work(self, args: Any, kwargs: Any, request: Any) -> OutT:
-        job = job_from(args, kwargs, self.schema, request.id)
-        recording = self if AppResultStore(self.app).configured else None
-        context = request.job_context = JobContext(job, recording, **delivery_of(request), request=request)
-        self._begin(request, context)
-        job.status, job.started_at = ExecutionStatus.RUNNING, _now()
-        try:
-            returned = self.run(job.payload.input, **self._parameters.extras(job, context))
-        except JobCancelledError as error:
-            # It stopped because it was asked to.
-            self.record(job.id, error, CANCELLED)
-            context.log.info("job %s was cancelled: stopped", job.id, extra={"action": "stop_job"})
-            raise CancelledIgnore(str(error)) from error
-        except RetryJob as error:
-            pause = error.delay if error.delay is not None else self._pause(request.retries or 0)
-            raise self.retry(exc=error, countdown=max(0.0, pause)) from error
-        return cast("OutT", self._output(job, returned))
+    def call(self, job: Job[Any], context: JobContext) -> Any:
+        """Call the job function with what its parameters ask for."""
+        return self.run(job.payload.input, **self._parameters.extras(job, context))
 
     def retry(
         self,
@@ -211,55 +297,28 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         The state RETRY is recorded before the message is published and not after, when the next run may have ended.
         """
         request = self.request
-        if request.called_directly or request.is_eager or not throw or not self._records(request):
+        if request.called_directly or request.is_eager or not throw or not self.keeps_record(request):
             return super().retry(args, kwargs, exc, throw, **options)
-        self.record(request.id, exc or Retry(), _RETRY)
+        self.backend.store_result(request.id, exc or Retry(), "RETRY", request=request)
         try:
             return super().retry(args, kwargs, exc, throw, **options)
         except Retry:
-            request.ignore_result = True
+            setattr(request, RECORDED, True)
             raise
         except Reject as error:
             # The copy could not be published; Celery would drop the job now.
             raise Reject(error.reason, requeue=True) from error
+        except Exception:
+            setattr(request, EXHAUSTED, True)
+            raise
 
-    def _begin(self, request: Any, context: JobContext) -> None:
-        """Skip a cancelled job; record that a job starts where its status or its starts are kept."""
-        tracked = bool(request.get(TRACKED))
-        if not self._records(request):
-            return
-        if tracked and self.recorded_state(request.id) == CANCELLED:
-            context.log.info("job %s was cancelled: skipped", request.id, extra={"action": "skip_job"})
-            raise CancelledIgnore(f"job {request.id} was cancelled")
-        installed = installation.find(self.app)
-        counts_here = speaks_amqp(self.app) and not request.is_eager
-        if counts_here or (not self.track_started and (tracked or (installed is not None and installed.track))):
-            meta = {"pid": request.get("pid"), "hostname": request.hostname, "attempts": context.losses + 1}
-            self.record(request.id, meta, _STARTED)
-
-    def _output(self, job: Job[Any], returned: Any) -> Any:
-        payload = job.payload
-        if returned is not None:
-            try:
-                payload.output = returned
-            except ValidationError as error:
-                expected = self.schema.output_type().__name__
-                raise InvalidOutputError(
-                    f"{self.name} returned {type(returned).__name__}, not {expected}", explain(error)
-                ) from error
-        return payload.output
-
-    def _pause(self, retries: int) -> float:
-        if not self.retry_backoff:
-            return float(self.default_retry_delay)
-        return float(
-            get_exponential_backoff_interval(
-                factor=int(max(1.0, float(self.retry_backoff))),
-                retries=retries,
-                maximum=int(getattr(self, "retry_backoff_max", 600)),
-                full_jitter=bool(getattr(self, "retry_jitter", True)),
-            )
-        )
+    @property
+    def policy(self) -> RetryPolicy:
+        """How its jobs are retried."""
+        if self.job_retry is not None:
+            return self.job_retry
+        default = RetryPolicy(max_worker_losses=installation.of(self.app).max_worker_losses)
+        return policy_from(self.job_retry_options, default)
 
     @property
     def _parameters(self) -> Parameters:
@@ -271,42 +330,37 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
 
     # --- records
 
-    def _records(self, request: Any) -> bool:
-        return not (request.ignore_result or self.ignore_result) and AppResultStore(self.app).configured
+    @property
+    def backend(self) -> Any:
+        """The result backend, in which its jobs have their records."""
+        return task_backend(self._backend or self.app.backend)
 
-    def record(self, job_id: str, value: Any, state: str, request: Any = None) -> None:
-        """Write a state of the running job to the result backend.
+    @backend.setter
+    def backend(self, value: Any) -> None:
+        self._backend = value
 
-        Args:
-            job_id: The job.
-            value: Its result, or what belongs to the state.
-            state: Celery's name of it.
-            request: The job's, where this is not the thread that runs it.
-        """
-        self.backend.store_result(job_id, value, state, request=request or self.request)
+    def keeps_record(self, request: Any) -> bool:
+        """Whether the end of this run is recorded, if the app keeps results."""
+        return not (request.ignore_result or self.ignore_result)
 
-    def record_put_back(self, request: Any, losses: int) -> None:
-        """Write that a job whose start was recorded waits again, its worker having stopped; that start does not count."""
-        if self._records(request) and self.started_attempts(request.id):
-            self.backend.store_result(request.id, {"attempts": losses}, QUEUED, request=request)
+    def tracks_start(self, request: Any) -> bool:
+        """Whether the start of this run is recorded, if its end is."""
+        if request.get(wire.TRACKED):
+            return True
+        installed = installation.find(self.app)
+        chosen = self.job_track_started
+        return bool(
+            (installed is not None and installed.track)
+            or (self.app.conf.task_track_started if chosen is None else chosen)
+        )
 
-    def recorded_state(self, job_id: str) -> str:
-        """The state in the result backend, as it is now."""
-        return str(self.backend.get_task_meta(job_id, cache=False).get("status"))
-
-    def started_attempts(self, job_id: str) -> int | None:
-        """How often work on a job that is delivered again began and did not end, by the result backend.
-
-        None: there is none to tell. 0: it never began, or ended.
-        """
-        if self.ignore_result or not AppResultStore(self.app).configured:
-            return None
-        meta = self.backend.get_task_meta(job_id, cache=False)
-        result = meta.get("result")
-        if meta.get("status") not in (_STARTED, PROGRESS, QUEUED) or not isinstance(result, dict):
-            return 0
-        attempts = result.get("attempts", 1)
-        return attempts if isinstance(attempts, int) else 1
+    def _lifecycle(self, worker: str) -> Lifecycle:
+        """What records and settles its jobs in this process: made once, since a worker's settings do not change."""
+        made: tuple[tuple[int, str], Lifecycle] | None = self.__dict__.get("_made_lifecycle")
+        if made is None or made[0] != (os.getpid(), worker):
+            made = ((os.getpid(), worker), installation.of(self.app).lifecycle(worker))
+            self.__dict__["_made_lifecycle"] = made
+        return made[1]
 
     # --- the worker's side
 
@@ -333,6 +387,8 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         Raises:
             ConfigurationError: the worker runs greenlets, and the task is a coroutine function.
         """
+        from mindtrace_jobs.celery.worker.messages import undecoded
+
         if self._coroutine_function is not None and getattr(consumer.pool, "is_green", False):
             raise ConfigurationError(
                 f"task {self.name!r} is a coroutine function, whose event loop needs a thread; greenlets have none: use "
@@ -340,7 +396,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             )
         base = symbol_by_name(type(self).Request)
         self.Request = type(base.__name__, (base,), {"consumer": consumer})
-        return super().start_strategy(app, consumer, **kwargs)
+        return undecoded(super().start_strategy(app, consumer, **kwargs), consumer.may_start)
 
 
 def _waiting(function: Any) -> Callable[..., Any]:
@@ -349,20 +405,12 @@ def _waiting(function: Any) -> Callable[..., Any]:
     @wraps(getattr(function, "__func__", function))
     def run(self: JobTask[Any, Any], *args: Any, **kwargs: Any) -> Any:
         assert self._coroutine_function is not None
-        context: JobContext | None = self.request.get("job_context")
+        running: RunningJob | None = self.request.get(RUNNING)
+        context = None if running is None else running.context
         stop = None if context is None else context.raise_if_asked
         return event_loop().run(self._coroutine_function(*args, **kwargs), stop)
 
     return run
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _aware(moment: Any) -> Any:
-    """Celery takes naive times as UTC."""
-    return moment.replace(tzinfo=UTC) if isinstance(moment, datetime) and moment.tzinfo is None else moment
 
 
 def schema_name(schema: type[JobSchema[Any, Any]]) -> str:

@@ -13,12 +13,12 @@ from uuid import uuid4
 
 import pytest
 
-from mindtrace_jobs.clients import Ability, dead_letter_queue
+from mindtrace_jobs.clients import Capability, dead_letter_queue
 from mindtrace_jobs.errors import JobsError, ResultsNotConfiguredError
+from mindtrace_jobs.execution.retry import RetryPolicy
 from mindtrace_jobs.jobs import Job
-from mindtrace_jobs.message import Message
 from mindtrace_jobs.orchestrator import Orchestrator
-from mindtrace_jobs.retry import RetryPolicy
+from mindtrace_jobs.wire.message import Message
 
 #: Seconds to wait for what must happen. Only guards against hanging.
 PATIENCE = 60.0
@@ -56,9 +56,9 @@ class Conformance:
         return new_queue()
 
 
-def can(orchestrator: Orchestrator, ability: Ability) -> bool:
+def can(orchestrator: Orchestrator, capability: Capability) -> bool:
     """Whether the orchestrator's client declares an ability."""
-    return ability in orchestrator.client.abilities
+    return capability in orchestrator.client.capabilities
 
 
 def with_policy(orchestrator: Orchestrator, retry: RetryPolicy = QUICK, **options: Any) -> Orchestrator:

@@ -34,6 +34,6 @@ class BackendConformance(
     ``vbrain_jobs``, ``detection_jobs`` and ``default_jobs``: run it on a broker without those.
 
     What the client declares in ``abilities`` must work, and what it does not must be refused, or answered with None,
-    as the documentation of each verb says. ``Ability.DURABLE`` is the exception: whether jobs outlive a restart of the
+    as the documentation of each verb says. ``Capability.DURABLE`` is the exception: whether jobs outlive a restart of the
     broker can only be seen by restarting it, which is left to the backend's own tests.
     """

@@ -34,9 +34,9 @@ import pytest
 
 from mindtrace_jobs.clients import LocalClient
 from mindtrace_jobs.consumer import Consumer, SchemaT
+from mindtrace_jobs.execution.retry import RetryPolicy
 from mindtrace_jobs.jobs import Job, JobOutput
 from mindtrace_jobs.orchestrator import Orchestrator
-from mindtrace_jobs.retry import RetryPolicy
 
 __all__ = ["JobWorker", "job_worker", "orchestrator"]
 
@@ -50,7 +50,7 @@ class JobWorker:
     """Workers of one test, in this process.
 
     As in production, a job is acknowledged when its handler has returned, one that raises is retried and then
-    dead-lettered, and stopping gives back what was not begun.
+    dead-lettered, and stopping requeues what was not started.
 
     Args:
         orchestrator: Where jobs come from and are recorded.
@@ -121,7 +121,7 @@ class JobWorker:
             time.sleep(_GLANCE)
 
     def stop(self, timeout: float = PATIENCE) -> None:
-        """Let each worker finish the job it runs and give back what waits. Does nothing when none runs.
+        """Let each worker finish the job it runs and requeue what waits. Does nothing when none runs.
 
         Args:
             timeout: Seconds for each.

@@ -10,11 +10,10 @@ import pytest
 from mindtrace_jobs.consumer import Consumer
 from mindtrace_jobs.errors import (
     DecodeError,
-    InvalidPayloadError,
+    InvalidInputError,
     UnknownTypeError,
 )
 from mindtrace_jobs.jobs import Job
-from mindtrace_jobs.message import Message
 from mindtrace_jobs.orchestrator import Orchestrator
 from mindtrace_jobs.testing.base import (
     PATIENCE,
@@ -26,6 +25,7 @@ from mindtrace_jobs.testing.base import (
     wait_for_ready,
 )
 from mindtrace_jobs.testing.models import ImageInput, ImageSchema, image_job, urls
+from mindtrace_jobs.wire.message import Message
 
 
 class ForeignMessageConformance(Conformance):
@@ -133,7 +133,7 @@ class ForeignMessageConformance(Conformance):
         "no headers": (Message(b"[[], {}, {}]", {}, "application/json"), UnknownTypeError, "unknown-type"),
         "a missing field": (
             Message(b'[[], {"threshold": 1}, {}]', dict(_TASK), "application/json"),
-            InvalidPayloadError,
+            InvalidInputError,
             "invalid-input",
         ),
         "a body that cannot be unpacked": (

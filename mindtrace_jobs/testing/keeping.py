@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 from mindtrace_jobs.consumer import Consumer
-from mindtrace_jobs.deadletter import DeadLetter
 from mindtrace_jobs.errors import (
     ClosedError,
     JobNotFoundError,
     RejectJob,
 )
+from mindtrace_jobs.execution.dead_letters import DeadLetter
 from mindtrace_jobs.jobs import ExecutionStatus, Job
-from mindtrace_jobs.message import ATTEMPTS, encode
 from mindtrace_jobs.orchestrator import Orchestrator
 from mindtrace_jobs.testing.base import (
     PATIENCE,
@@ -28,6 +27,8 @@ from mindtrace_jobs.testing.base import (
     with_policy,
 )
 from mindtrace_jobs.testing.models import ImageOutput, ImageSchema, everything_job, image_job, urls
+from mindtrace_jobs.wire.headers import LOSSES
+from mindtrace_jobs.wire.message import encode
 
 
 def _reject(job: Job[Any]) -> None:
@@ -139,7 +140,7 @@ class DeadLetterConformance(Conformance):
         self, orchestrator: Orchestrator, queue: str
     ) -> None:
         lost = encode(image_job("a"))
-        orchestrator.client.publish(replace(lost, headers={**lost.headers, ATTEMPTS: 99}), queue=f"{queue}.dlq")
+        orchestrator.client.publish(replace(lost, headers={**lost.headers, LOSSES: 99}), queue=f"{queue}.dlq")
         with orchestrator.receiving(f"{queue}.dlq", timeout=PATIENCE) as dead:
             assert dead is not None
         assert orchestrator.dead_letters.count(queue) == 0

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import ValidationError
 
-from mindtrace_jobs.clients import Ability, QueueType
+from mindtrace_jobs.clients import Capability, QueueType
 from mindtrace_jobs.consumer import Consumer
 from mindtrace_jobs.errors import (
     ConfigurationError,
@@ -282,7 +282,7 @@ class QueueConformance(Conformance):
         assert orchestrator.receive_message(queue) is None
 
     def test_queue_info_counts_by_state(self, orchestrator: Orchestrator, queue: str) -> None:
-        counts = can(orchestrator, Ability.COUNTS_UNACKNOWLEDGED)
+        counts = can(orchestrator, Capability.COUNTS_UNACKNOWLEDGED)
         orchestrator.publish_many(queue, [image_job() for _ in range(3)])
         orchestrator.publish_message(queue, image_job(), delay=3600)
         wait_for_ready(orchestrator, queue, 3)
@@ -332,7 +332,7 @@ class QueueConformance(Conformance):
             image_job(priority=priority)
 
     def test_a_stack_is_last_in_first_out_or_unsupported(self, orchestrator: Orchestrator, queue: str) -> None:
-        if not can(orchestrator, Ability.STACK):
+        if not can(orchestrator, Capability.STACK):
             with pytest.raises(UnsupportedError, match="fifo"):
                 orchestrator.declare_queue(queue, "stack")
             with pytest.raises(QueueNotFoundError):
@@ -378,7 +378,7 @@ class QueueConformance(Conformance):
             except QueueNotFoundError:
                 return True
 
-        distributed = can(orchestrator, Ability.DISTRIBUTED)
+        distributed = can(orchestrator, Capability.DISTRIBUTED)
         assert in_forked_child(takes_a_job if distributed else finds_nothing)
         assert urls(receive_all(orchestrator, queue)) == (["b"] if distributed else ["a", "b"])
 

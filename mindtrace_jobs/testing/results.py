@@ -111,7 +111,7 @@ class ResultConformance(Conformance):
         assert output == ImageOutput(objects=["cat"])
         assert other_orchestrator.job_result(handle.id) == output
         record = handle.record()
-        assert (record.status, record.name, record.attempts) == (ExecutionStatus.COMPLETED, "conformance_image", 1)
+        assert (record.status, record.name, record.starts) == (ExecutionStatus.COMPLETED, "conformance_image", 1)
         assert record.queued_at is not None
         assert record.started_at is not None
         assert record.completed_at is not None

@@ -16,9 +16,9 @@ from mindtrace_jobs.errors import (
     RejectJob,
     RetryJob,
 )
+from mindtrace_jobs.execution.retry import RetryPolicy
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobOutput
 from mindtrace_jobs.orchestrator import Orchestrator
-from mindtrace_jobs.retry import RetryPolicy
 from mindtrace_jobs.testing.base import (
     PATIENCE,
     QUICK,
@@ -315,12 +315,11 @@ class ConsumerConformance(Conformance):
         for _ in range(policy.max_worker_losses):
             # A holder that starts the job and is gone without a word.
             with orchestrator.client.consume([queue]) as source:
-                taken = None
-                while taken is None:
-                    delivery = source.next(PATIENCE)
-                    assert delivery is not None
-                    taken = orchestrator.intake.admit(delivery, policy=policy)
-                orchestrator.settlement.begin(taken)
+                delivery = source.next(PATIENCE)
+                assert delivery is not None
+                received = orchestrator.lifecycle.receive(delivery, policy.max_worker_losses)
+                assert received is not None
+                assert orchestrator.lifecycle.start(received)
         consumer = Consumer(orchestrator, queue, detect, retry=policy)
         consumer.consume(1, timeout=PATIENCE)
         [letter] = orchestrator.dead_letters.list(queue)

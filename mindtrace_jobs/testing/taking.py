@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mindtrace_jobs.clients import Ability
+from mindtrace_jobs.clients import Capability
 from mindtrace_jobs.errors import ConfigurationError, InvalidPayloadError, RejectJob, RetryJob
+from mindtrace_jobs.execution.retry import RetryPolicy
 from mindtrace_jobs.jobs import ExecutionStatus
 from mindtrace_jobs.orchestrator import Orchestrator
-from mindtrace_jobs.retry import RetryPolicy
 from mindtrace_jobs.testing.base import PATIENCE, QUICK, Conformance, can, receive_all, wait_for_ready, with_policy
 from mindtrace_jobs.testing.models import ImageOutput, ImageSchema, TrainingSchema, image_job, urls
 
@@ -113,13 +113,13 @@ class TakingConformance(Conformance):
         with orchestrator.client.consume([queue]) as source:
             delivery = source.next(PATIENCE)
             assert delivery is not None
-            assert (delivery.attempts, delivery.redelivered) == (0, False)
-            delivery.mark_started()
+            assert (delivery.losses, delivery.redelivered) == (0, False)
+            delivery.start()
         wait_for_ready(orchestrator, queue, 1)
         delivery = orchestrator.client.get(queue, PATIENCE)
         assert delivery is not None
         assert delivery.redelivered
-        assert delivery.attempts == (1 if can(orchestrator, Ability.COUNTS_ATTEMPTS) else 0)
+        assert delivery.losses == (1 if can(orchestrator, Capability.COUNTS_LOSSES) else 0)
         delivery.acknowledge()
 
     def test_work_that_never_started_does_not_count(self, orchestrator: Orchestrator, queue: str) -> None:
@@ -130,7 +130,7 @@ class TakingConformance(Conformance):
             wait_for_ready(orchestrator, queue, 1)
         delivery = orchestrator.client.get(queue, PATIENCE)
         assert delivery is not None
-        assert delivery.attempts == 0
+        assert (delivery.losses, delivery.started_before()) == (0, 0)
         delivery.acknowledge()
 
     # --- time

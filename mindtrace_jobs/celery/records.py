@@ -1,0 +1,45 @@
+"""The result backend as a job task sees it: what Celery's tracer writes of a job becomes its record."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from mindtrace_jobs.results.backend import jobs_backend_class
+
+#: Attribute of a request: the RunningJob of its job, while that runs in this process.
+RUNNING = "job_running"
+#: Attribute of a request whose job's end is recorded: whatever Celery writes of it then would replace that.
+RECORDED = "job_recorded"
+#: Attribute of a request whose job asked to be retried and has no retries left.
+EXHAUSTED = "job_retries_exhausted"
+
+
+@cache
+def _task_backend_class(base: Any) -> Any:
+    extended: Any = jobs_backend_class(base)
+
+    class TaskBackend(extended):  # type: ignore[misc]
+        def store_result(
+            self, task_id: Any, result: Any, state: Any, traceback: Any = None, request: Any = None, **kwargs: Any
+        ) -> Any:
+            if request is not None and task_id == request.id:
+                if request.get(RECORDED):
+                    return result
+                running = request.get(RUNNING)
+                if running is not None:
+                    return running.celery_stores(result, state, traceback)
+            # Of another task: one behind it in a chain.
+            return super().store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
+
+    TaskBackend.__name__ = TaskBackend.__qualname__ = base.__name__
+    return TaskBackend
+
+
+def task_backend(backend: Any) -> Any:
+    """An app's backend for its job tasks: another face of the same object, with its settings and connections."""
+    kind: Any = type(backend)
+    cls = _task_backend_class(kind)
+    face = cls.__new__(cls)
+    face.__dict__ = backend.__dict__
+    return face

@@ -1,0 +1,268 @@
+"""The worker's consumer, extended so that no message is dropped and none can stop the worker.
+
+Celery acknowledges what it cannot decode and rejects what it does not know, which deletes both. Here each is recorded,
+kept in ``<queue>.dlq``, and acknowledged then. It is a mixin over the app's own consumer class, and calls that class for
+everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any, cast
+
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from kombu.exceptions import ContentDisallowed
+from vine import ppartial
+
+from mindtrace_jobs.celery import installation
+from mindtrace_jobs.celery.queues import declare_or_adopt
+from mindtrace_jobs.celery.worker.messages import RECEIVED, Refused, WorkerDelivery, queue_of
+from mindtrace_jobs.errors import DecodeError, JobsError, failure_of
+from mindtrace_jobs.execution.lifecycle import Lifecycle, ReceivedJob
+from mindtrace_jobs.execution.outcome import DeadLettered, Reason, refused
+from mindtrace_jobs.logs import shown
+from mindtrace_jobs.wire import headers as wire
+from mindtrace_jobs.wire.message import unknown_type
+
+log = logging.getLogger("mindtrace_jobs.celery")
+
+
+class JobsConsumerMixin:
+    """Over any subclass of Celery's worker Consumer."""
+
+    app: Any
+    connection: Any
+    task_consumer: Any
+    strategies: Any
+    hostname: str
+    connection_errors: tuple[type[BaseException], ...]
+    channel_errors: tuple[type[BaseException], ...]
+    _loop_thread: int = -1
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """What records and settles this worker's jobs."""
+        found = self.__dict__.get("_jobs_lifecycle")
+        if found is None:
+            found = self.__dict__["_jobs_lifecycle"] = installation.of(self.app).lifecycle(self.hostname)
+        return cast("Lifecycle", found)
+
+    def received(self, raw: Any, headers: Mapping[str, Any] | None = None) -> ReceivedJob:
+        """A message as the lifecycle takes it, settled by the message itself until a request takes it over.
+
+        Args:
+            raw: The Kombu message.
+            headers: What a message of protocol 1 has in its body.
+        """
+        queue = queue_of(raw, self.task_consumer)
+        delivery = WorkerDelivery(raw, queue, self.lifecycle.client.delivery_of(raw, queue), raw.ack, raw.requeue)
+        headers = delivery.message.headers if headers is None else headers
+        task: Any = self.app.tasks.get(wire.text(headers, "task") or "")
+        is_job = getattr(task, "is_job", False)
+        recorded = self.lifecycle.results.configured and not headers.get("ignore_result")
+        return self.lifecycle.described(
+            delivery,
+            headers,
+            tracked=recorded and is_job and task.tracks_start(headers),
+            recorded=recorded and not (is_job and task.ignore_result),
+        )
+
+    # --- queues
+
+    def connect(self) -> Any:
+        """Connect, and declare the queues, or adopt those that exist with other arguments."""
+        self._loop_thread = threading.get_ident()
+        connection = super().connect()  # type: ignore[misc]
+        self._declare_queues(connection)
+        return connection
+
+    def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
+        """Acknowledge now if this is the loop's own thread.
+
+        Celery leaves it to the event loop's next round. But when a message was read in the same round as another
+        callback, as a solo worker does whose broker is quick, the loop first waits for events, for up to ten seconds;
+        and none comes, since the broker waits for the acknowledgement.
+        """
+        if getattr(self, "hub", None) is None or threading.get_ident() != self._loop_thread:
+            return super().call_soon_ack(p, *args, **kwargs)  # type: ignore[misc]
+        call = ppartial(p, *args, **kwargs)
+        try:
+            call()
+        except Exception:
+            # As Celery does without a loop: a lost connection shows when it is read.
+            log.exception("not acknowledged", extra={"action": "acknowledge"})
+        return call
+
+    def _declare_queues(self, connection: Any) -> None:
+        """Use queues that exist with other arguments as they are."""
+        if connection.transport.driver_type == "amqp":
+            for queue in self.app.amqp.queues.consume_from.values():
+                if not queue.no_declare:
+                    declare_or_adopt(queue, connection)
+
+    # --- what Celery drops
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Dead-letter what cannot be decoded."""
+        super().on_decode_error(Refused(message), exc)  # type: ignore[misc]
+        self._refuse(message, refused(_cause(exc)))
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """Dead-letter what is no task message."""
+        super().on_unknown_message(body, Refused(message))  # type: ignore[misc]
+        error = DecodeError("not a Celery task message: it has no task name in its headers or body")
+        self._refuse(message, refused(error))
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Dead-letter what no task of this worker takes."""
+        super().on_unknown_task(body, Refused(message), exc)  # type: ignore[misc]
+        name = (message.headers or {}).get("task") or (body or {}).get("task")
+        self._refuse(message, refused(unknown_type(name)))
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Dead-letter what the task message protocol forbids, and what has a content type that is not accepted."""
+        super().on_invalid_task(body, Refused(message), exc)  # type: ignore[misc]
+        self._refuse(message, DeadLettered(Reason.UNDECODABLE, failure_of(exc)))
+
+    def _refuse(self, message: Any, end: DeadLettered) -> None:
+        """Record that a message cannot be run, move it to the dead-letter queue, and acknowledge it.
+
+        What cannot be moved now goes back to its queue. A connection that is lost meanwhile is the worker's to notice.
+        """
+        job = self.received(message)
+        try:
+            self.lifecycle.settle(job, end)
+        except JobsError as error:
+            self._put_back(message, job, error)
+
+    @staticmethod
+    def _put_back(message: Any, job: ReceivedJob, error: JobsError) -> None:
+        extra = {"action": "put_back_job", **job.log_fields}
+        log.error("message %s put back, not settled: %s", shown(job.id), error, extra=extra)
+        if not message.acknowledged:
+            message.requeue()
+
+    # --- what stops Celery
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        """Celery's handler of a received message, behind checks of all that it takes for granted."""
+        # As called: the app's own consumer need not have Celery's optional argument.
+        handle = super().create_task_handler(*args, **kwargs)  # type: ignore[misc]
+
+        def on_task_received(message: Any) -> Any:
+            if state.should_stop is not None or state.should_terminate is not None:
+                return None  # the worker stops: closing the channel puts it back as it came
+            try:
+                return handle(message) if self._sound(message) else None
+            except self.connection_errors + self.channel_errors:
+                raise
+            except Exception as error:
+                # A worker must outlive any message; but once there is a request, the error is not the message's.
+                if message.acknowledged or self._is_received(message):
+                    raise
+                self.on_invalid_task(None, message, error)
+                return None
+
+        return on_task_received
+
+    def _sound(self, message: Any) -> bool:
+        """Whether Celery can handle the message; what it cannot is dead-lettered."""
+        headers = message.headers
+        if not isinstance(headers, dict) or "task" not in headers:
+            return True  # of protocol 1 or none: Celery looks at the body first
+        name = headers["task"]
+        if not isinstance(name, str) or not isinstance(headers.get("id"), str):
+            self.on_invalid_task(None, message, DecodeError("the headers `task` and `id` of a task message are texts"))
+            return False
+        if name not in self.strategies:
+            return True  # an unknown task
+        if not _are_limits(headers.get("timelimit")):
+            self.on_invalid_task(None, message, DecodeError("the header `timelimit` is no pair of positive seconds"))
+            return False
+        if getattr(self.app.tasks.get(name), "is_job", False):
+            return True  # decoded where it runs
+        return self._sound_body(message)
+
+    def _sound_body(self, message: Any) -> bool:
+        """Whether the body is that of a plain task."""
+        try:
+            payload = message.payload
+        except ContentDisallowed as error:
+            self.on_invalid_task(None, message, error)
+            return False
+        except Exception as error:
+            self.on_decode_error(message, error)
+            return False
+        violation = _protocol_violation(payload)
+        if violation is not None:
+            self.on_invalid_task(None, message, DecodeError(f"not a Celery task message: {violation}"))
+        return violation is None
+
+    @staticmethod
+    def _is_received(message: Any) -> bool:
+        requests = (*state.reserved_requests, *state.active_requests, *state.scheduled_requests)
+        return any(request.message.delivery_tag == message.delivery_tag for request in requests)
+
+    # --- jobs that take their worker down
+
+    def may_start(self, message: Any, headers: Mapping[str, Any]) -> bool:
+        """Whether a job has not lost its worker too often; its request finds then how often it has."""
+        job = self.received(message, headers)
+        task = self.app.tasks[headers["task"]]
+        try:
+            if self.lifecycle.lost_too_often(job, task.policy.max_worker_losses):
+                return False
+        except JobsError as error:
+            self._put_back(message, job, error)
+            return False
+        if isinstance(message.headers, dict):
+            message.headers[wire.LOSSES] = job.losses
+        setattr(message, RECEIVED, job)
+        return True
+
+
+class JobsConsumer(JobsConsumerMixin, Consumer):  # type: ignore[misc]
+    """Celery's own consumer, extended."""
+
+
+def with_jobs(base: type[Any]) -> type[Any]:
+    """A consumer class, extended unless it is already."""
+    if issubclass(base, JobsConsumerMixin):
+        return base
+    return type(base.__name__, (JobsConsumerMixin, base), {"__module__": base.__module__, "__doc__": base.__doc__})
+
+
+def _cause(error: BaseException) -> DecodeError:
+    """The cause of a decoding error as Kombu raised it: it wraps the decoder's own."""
+    cause = error.args[0] if error.args and isinstance(error.args[0], BaseException) else error
+    return cause if isinstance(cause, DecodeError) else DecodeError(f"{type(cause).__name__}: {cause}")
+
+
+def _are_limits(value: Any) -> bool:
+    """Whether a header ``timelimit`` holds what the pool can count down: a pair of None or positive seconds."""
+    if not value:
+        return True
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(one is None or (type(one) in (int, float) and 0 < one < float("inf")) for one in value)
+    )
+
+
+def _protocol_violation(payload: Any) -> str | None:
+    """Why a body is none of Celery's protocol 2; None if it is one."""
+    if isinstance(payload, dict) and "args" in payload:  # body of protocol 1 under headers of protocol 2
+        return None
+    if not isinstance(payload, list | tuple) or len(payload) != 3:
+        return "the body is not [args, kwargs, embed]"
+    args, kwargs, embed = payload
+    if not isinstance(args, list | tuple):
+        return "the positional arguments are no list"
+    if not isinstance(kwargs, dict):
+        return "the keyword arguments are no object"
+    if not (embed is None or isinstance(embed, dict)):
+        return "the third part of the body is no object"
+    return None

@@ -1,0 +1,142 @@
+"""Kombu messages as a worker's main process handles them: never decoded, where they are from, who settles them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mindtrace_jobs._serializer_entry import CONTENT_TYPE
+from mindtrace_jobs.clients import Delivery, RecordWrite
+from mindtrace_jobs.clients.delivery import message_of
+
+#: Attribute of a Kombu message: the ReceivedJob that was made of it.
+RECEIVED = "job_received"
+
+
+def queue_of(raw: Any, task_consumer: Any) -> str:
+    """The queue a message was delivered from.
+
+    Args:
+        raw: The Kombu message.
+        task_consumer: The worker's Kombu consumer.
+    """
+    info = raw.delivery_info or {}
+    tag = info.get("consumer_tag")
+    for queue, known in getattr(task_consumer, "_active_tags", {}).items():
+        if tag is not None and known == tag:
+            return str(queue)
+    exchange, key = info.get("exchange") or "", str(info.get("routing_key") or "")
+    queues = list(getattr(task_consumer, "queues", ()))
+    if exchange and key not in {queue.name for queue in queues}:
+        # Virtual transports do not say which consumer a message is for.
+        for queue in queues:
+            if queue.exchange is not None and queue.exchange.name == exchange:
+                return str(queue.name)
+    return key
+
+
+class WorkerDelivery(Delivery):
+    """A delivery that Celery settles, on the thread that owns the channel.
+
+    Args:
+        raw, queue: As Delivery's.
+        broker: The delivery in the broker's own terms.
+        acknowledge, requeue: Celery's ways to settle it.
+    """
+
+    def __init__(
+        self,
+        raw: Any,
+        queue: str,
+        broker: Delivery,
+        acknowledge: Callable[[], object],
+        requeue: Callable[[], object],
+    ) -> None:
+        super().__init__(raw, queue, broker.message)
+        self._broker = broker
+        self._acknowledge = acknowledge
+        self._requeue = requeue
+
+    @property
+    def counted(self) -> bool:
+        return self._broker.counted
+
+    def started_before(self) -> int:
+        return self._broker.started_before()
+
+    def confirm(self) -> None:
+        self._broker.confirm()
+
+    def start(self, write: RecordWrite | None = None, *, exact: bool = False) -> bool:
+        return self._broker.start(write, exact=exact)
+
+    def acknowledge(self, write: RecordWrite | None = None, *, at_once: bool = False) -> None:  # noqa: ARG002
+        if write is not None:
+            write.finish()
+        self._acknowledge()
+        self.settled = True
+        self._broker.ended()
+
+    def requeue(self) -> None:
+        self._requeue()
+        self.settled = True
+
+    def ended(self) -> None:
+        self._broker.ended()
+
+    def settled_by(self, acknowledge: Callable[[], object], requeue: Callable[[], object]) -> None:
+        """From here on a request settles it."""
+        self._acknowledge, self._requeue = acknowledge, requeue
+
+
+class _Hidden(bytes):
+    """The body of a typed job, in which Celery's log lines show no data."""
+
+    def __repr__(self) -> str:
+        return "a typed job's data, kept where it can be looked at"
+
+
+class _Proxy:
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
+class Undecoded(_Proxy):
+    """A message whose body Celery takes for a task's with nothing in it: it is decoded where the job runs."""
+
+    payload: Any = ((), {}, None)
+
+
+class Refused(_Proxy):
+    """A message that Celery may log and report as refused, but neither settle nor print the data of."""
+
+    @property
+    def body(self) -> Any:
+        """As it was delivered, but a typed job's is not printed."""
+        return _Hidden(message_of(self._raw).body) if self._raw.content_type == CONTENT_TYPE else self._raw.body
+
+    def ack(self, *_: Any, **__: Any) -> None:
+        """Nothing: it is acknowledged once it is dead-lettered."""
+
+    reject = ack_log_error = reject_log_error = ack
+
+
+def undecoded(handle: Callable[..., Any], may_start: Callable[[Any, Mapping[str, Any]], bool]) -> Callable[..., Any]:
+    """A task's strategy of Celery, to which messages are handed undecoded.
+
+    Args:
+        handle: Celery's.
+        may_start: Called with each message and its headers; returns whether it is to be run. Celery decodes a message of
+            protocol 1, which has its headers in the body, to find the task.
+    """
+
+    def on_job(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
+        headers = message.headers if body is None else {**(message.headers or {}), **body}
+        if not may_start(message, headers):
+            return None
+        return handle(Undecoded(message) if body is None else message, body, *args, **kwargs)
+
+    return on_job
