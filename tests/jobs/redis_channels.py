@@ -18,7 +18,7 @@ import redis
 from kombu import Connection, Consumer, Producer, Queue
 
 from mindtrace_jobs.transports.redis import Transport
-from mindtrace_jobs.transports.redis_leases import keeper
+from mindtrace_jobs.transports.redis.leases import keeper
 from tests.jobs.servers import wait_until
 
 Connect = Callable[..., Any]
@@ -117,7 +117,7 @@ def commands(client: Any) -> int:
 
 def let_expire(channel: Any, tag: str) -> None:
     """Let a lease expire as if its holder were stopped; a renewal that is on its way may come in between."""
-    keeper.discard(channel)
+    keeper.discard(channel.deliveries)
     channel.store.wire.call("ZADD", "mindtrace.leases", "XX", 1, tag)
 
 

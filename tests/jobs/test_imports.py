@@ -30,7 +30,7 @@ def loaded_after(statement: str) -> list[str]:
         "import mindtrace_jobs",
         "from mindtrace_jobs import Job, JobInput, JobOutput, JobSchema, ExecutionStatus, BackendType, register_model",
         "from mindtrace_jobs import DecodeError, JobRouter, RetryPolicy",
-        "import mindtrace_jobs.serializer, mindtrace_jobs.message",
+        "import mindtrace_jobs.serializer, mindtrace_jobs.wire.message",
         "import mindtrace.jobs",
         "from mindtrace.jobs import Job",
         "import mindtrace_jobs; dir(mindtrace_jobs); mindtrace_jobs.__all__; mindtrace_jobs.__version__",
@@ -97,3 +97,17 @@ def test_an_upstream_package_that_claims_the_same_path_is_pointed_out(tmp_path: 
     assert done.returncode == 0, done.stderr
     assert "mindtrace-jobs 0.16.0" in done.stderr
     assert "pip uninstall mindtrace-jobs" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["mindtrace_jobs.clients", "mindtrace_jobs.celery.installing"])
+def test_the_serializer_is_registered_by_import_where_no_entry_point_tells_of_it(module: str) -> None:
+    code = f"""
+import importlib.metadata
+importlib.metadata.entry_points = lambda **_: []
+from kombu.serialization import registry
+assert "pydantic" not in registry._encoders
+import {module}
+assert "pydantic" in registry._encoders
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

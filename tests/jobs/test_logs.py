@@ -20,7 +20,7 @@ from mindtrace_jobs import (
     RejectJob,
     RetryPolicy,
 )
-from mindtrace_jobs.logs import FIELDS, job_fields, running
+from mindtrace_jobs.logs import FIELDS, job_fields, running, shown
 
 QUEUE = "log_jobs"
 log = logging.getLogger("somebodys.module")
@@ -155,3 +155,13 @@ def test_this_packages_own_records_about_a_job_name_it_wherever_they_go(
         ("retry_job", bad.id, "logged", QUEUE, 1),
         ("dead_letter_job", bad.id, "logged", QUEUE, 2),
     ]
+
+
+@pytest.mark.parametrize("text", ["a\nINFO forged", "a\x1b[31mred", "\ud800", "a\u2028b", "x" * 5000])
+def test_a_strangers_text_is_one_printable_line_of_bounded_length(text: str) -> None:
+    line = shown(text)
+    assert line is not None
+    assert line.isprintable()
+    assert len(line) < 1100
+    assert job_fields(text, text, "q", 1)["job_id"] == line
+    assert shown("plain id 7") == "plain id 7"

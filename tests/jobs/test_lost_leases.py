@@ -68,7 +68,7 @@ def test_late_worker_neither_records_nor_retries_nor_dead_letters_what_runs_else
 
         # then: what the other one did is what counts, and each job that waited was run by one of them
         record = handle_of_first.record()
-        assert (record.status, record.attempts) == (ExecutionStatus.COMPLETED, 2)
+        assert (record.status, record.starts) == (ExecutionStatus.COMPLETED, 2)
         assert record.output == ImageOutput(objects=["elsewhere"])
         assert record.worker is not None
         assert record.worker.startswith(f"{os.getpid()}@")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -12,16 +13,18 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from kombu import Connection
 
-from tests.jobs.memory_transport_kit import PATIENCE, Connect, own_broker, until
+from tests.jobs.servers import wait_until
+from tests.jobs.transports.kit import PATIENCE, Connect, connections_to
 
 THREADS = 8
 EACH = 2000
 
 
 @pytest.fixture
-def connect() -> Iterator[Connect]:
-    with own_broker() as connect:
+def connect(memory_url: str) -> Iterator[Connect]:
+    with connections_to(memory_url) as connect:
         yield connect
 
 
@@ -48,10 +51,9 @@ def listen(connection: Any, *queues: str, prefetch: int = 0) -> tuple[Any, list[
 
 def drain_in(threads: ThreadPoolExecutor, connection: Any) -> Future[Any]:
     """Let another thread wait for one event; returns once it sleeps."""
-    broker = connection.transport.broker
-    asleep = len(broker._waiters)
+    asleep = connection.transport.link.wake_up._waiters
     done = threads.submit(connection.drain_events)  # no timeout: when it ends, it would look once more and find it
-    until(lambda: len(broker._waiters) > asleep or done.done())
+    wait_until(lambda: asleep or done.done(), "it sleeps")
     return done
 
 
@@ -179,17 +181,47 @@ def test_waiting_costs_no_processor_time(connect: Connect, threads: ThreadPoolEx
     listen(connection, "q")
     broker = connection.transport.broker
     looks = 0
-    claim = broker._claim
+    take_turn = broker._take_turn
 
     def counted(link: Any) -> Any:
         nonlocal looks
         looks += 1
-        return claim(link)
+        return take_turn(link)
 
-    broker._claim = counted
+    broker._take_turn = counted
     with pytest.raises(TimeoutError):
         connection.drain_events(timeout=0.3)
     assert looks == 2, "once before it slept and once after"
+
+
+def test_message_of_a_channel_that_is_dropped_wakes_a_waiting_consumer(
+    connect: Connect, memory_url: str, threads: ThreadPoolExecutor
+) -> None:
+    publish(connect().channel(), "again")
+    lost = Connection(connect().as_uri())
+    lost.channel().basic_get("q")
+    connection = connect()
+    _, received = listen(connection, "q")
+    done = drain_in(threads, connection)
+    del lost
+    gc.collect()
+    done.result(PATIENCE)
+    assert received[0].body == b"again"
+
+
+def test_two_threads_that_wait_on_one_connection_are_both_woken(connect: Connect, threads: ThreadPoolExecutor) -> None:
+    connection = connect()
+    _, received = listen(connection, "q")
+    first = drain_in(threads, connection)
+    second = threads.submit(connection.drain_events)
+    wait_until(lambda: len(connection.transport.link.wake_up._waiters) == 2, "both sleep")
+    channel = connect().channel()
+    publish(channel, "a")
+    wait_until(lambda: received, "one has got it")
+    publish(channel, "b")
+    first.result(PATIENCE)
+    second.result(PATIENCE)
+    assert [message.body for message in received] == [b"a", b"b"]
 
 
 # --- many threads
@@ -330,10 +362,15 @@ def test_forked_child_starts_without_messages_and_the_parent_keeps_them(
         assert received[0].body == b"mine"
         inherited.release()
         assert mine.queue_stats("q")["ready"] == 0
-        thread = threading.Thread(target=publish, args=(mine, "from a thread"), daemon=True)
-        thread.start()
-        thread.join(PATIENCE)
-        assert not thread.is_alive(), "the fork left a lock behind"
+        _, idle = listen(fresh, "idle")
+
+        def wake() -> None:  # behind the parent's thread, which waits for this queue too, and is not here
+            wait_until(lambda: fresh.transport.link.wake_up._waiters, "it sleeps")
+            publish(mine, "from a thread", "idle")
+
+        threading.Thread(target=wake, daemon=True).start()
+        fresh.drain_events(timeout=PATIENCE)
+        assert idle[0].body == b"from a thread"
 
     try:
         for _ in range(5):

@@ -17,6 +17,7 @@ from mindtrace_jobs import (
     QueueNotFoundError,
     RejectJob,
     ResultsNotConfiguredError,
+    RetryPolicy,
 )
 from mindtrace_jobs.testing.base import PATIENCE, receive_all, wait_for_ready
 from mindtrace_jobs.testing.models import ImageSchema, image_job, urls
@@ -121,7 +122,7 @@ def test_a_quorum_queue_drops_what_comes_back_more_often_than_its_limit(
     for returned in range(4):
         delivery = orchestrator.client.get(quorum_queue, timeout=PATIENCE)
         assert delivery is not None
-        assert delivery.attempts == returned
+        assert (delivery.delivery_count, delivery.losses) == (returned, 0)
         delivery.requeue()
     assert orchestrator.client.get(quorum_queue) is None
 
@@ -160,3 +161,40 @@ def test_closing_closes_every_connection(rabbitmq_server: RabbitMQServer, rabbit
         with pytest.raises(QueueNotFoundError):
             Consumer(orchestrator, "nowhere", lambda job: None).consume_until_empty()
     assert vhost not in rabbitmq_server.rabbitmqctl("list_connections", "vhost").split()
+
+
+def test_a_job_that_may_lose_no_worker_is_given_up_once_it_was_started_and_not_before(
+    orchestrator: Orchestrator,
+) -> None:
+    policy = RetryPolicy(max_worker_losses=1)
+    job = image_job("a")
+    orchestrator.publish_message("q", job)
+    lifecycle = orchestrator.lifecycle
+    for begun in (False, False, True):  # prefetched twice by a holder that vanished, then begun
+        with orchestrator.client.consume(["q"]) as source:
+            delivery = source.next(PATIENCE)
+            assert delivery is not None
+            received = lifecycle.receive(delivery, policy.max_worker_losses)
+            assert received is not None
+            assert not begun or lifecycle.start(received)
+    assert Consumer(orchestrator, "q", lambda job: None, retry=policy).consume(1, timeout=PATIENCE) == 1
+    [letter] = orchestrator.dead_letters.list("q")
+    assert (letter.id, letter.reason, letter.losses) == (job.id, "worker-lost", 1)
+
+
+def test_the_marks_of_a_jobs_starts_go_when_it_ends(orchestrator: Orchestrator) -> None:
+    orchestrator.publish_message("q", image_job("a"))
+    with orchestrator.client.consume(["q"]) as source:
+        assert source.next(PATIENCE) is not None
+    delivery = orchestrator.client.get("q", timeout=PATIENCE)
+    assert delivery is not None
+    assert delivery.redelivered
+    assert (delivery.started_before(), delivery.start(), delivery.started_before()) == (0, True, 1)
+    delivery.requeue()
+    delivery = orchestrator.client.get("q", timeout=PATIENCE)
+    assert delivery is not None
+    assert delivery.started_before() == 1
+    delivery.start()
+    delivery.acknowledge()
+    orchestrator.publish_message("q", image_job("b"))
+    assert orchestrator.receive_message("q") is not None

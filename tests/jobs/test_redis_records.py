@@ -13,9 +13,9 @@ import redis
 from celery import Celery
 
 from mindtrace_jobs import Consumer, ExecutionStatus, Job, Orchestrator
-from mindtrace_jobs.results import ResultStore
+from mindtrace_jobs.results import JobState, ResultStore
 from mindtrace_jobs.testing.models import ImageOutput, ImageSchema, image_job
-from mindtrace_jobs.transports.protocol import Record
+from mindtrace_jobs.transports.contract import Record
 from tests.jobs.redis_channels import connection, get, publish, server, vanish
 
 # Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
@@ -26,7 +26,7 @@ WHEN = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 
 def record(state: str, more: str = "") -> Record:
-    return Record(KEY, json.dumps({"status": state, "result": more}), 60)
+    return Record(KEY, json.dumps({"status": state, "result": more}), 60, f"{KEY}.cancel")
 
 
 def state(client: redis.Redis) -> str | None:
@@ -53,10 +53,10 @@ def detect(job: Job[ImageSchema]) -> ImageOutput:
 
 def test_a_message_begins_and_ends_together_with_its_record(channel: Any, client: redis.Redis) -> None:
     message = get(channel)
-    assert channel.begin(message.delivery_tag, record("STARTED"))
+    assert channel.start(message.delivery_tag, record("STARTED"))
     assert state(client) == "STARTED"
     assert client.hlen("mindtrace.started") == 1
-    channel.acknowledge_soon(message.delivery_tag, record("SUCCESS"))
+    channel.ack_nowait(message.delivery_tag, record("SUCCESS"))
     channel.close()
     assert state(client) == "SUCCESS"
     assert 0 < int(client.ttl(KEY)) <= 60
@@ -66,7 +66,8 @@ def test_a_message_begins_and_ends_together_with_its_record(channel: Any, client
 def test_a_cancelled_message_is_not_begun_and_its_record_stays(channel: Any, client: redis.Redis) -> None:
     message = get(channel)
     client.set(KEY, record("REVOKED").value)
-    assert not channel.begin(message.delivery_tag, record("STARTED"))
+    client.set(f"{KEY}.cancel", "1")
+    assert not channel.start(message.delivery_tag, record("STARTED"))
     assert state(client) == "REVOKED"
     assert not client.exists("mindtrace.started")
     assert client.hlen("unacked") == 1
@@ -75,17 +76,17 @@ def test_a_cancelled_message_is_not_begun_and_its_record_stays(channel: Any, cli
 def test_a_success_is_never_taken_back_by_a_second_delivery(channel: Any, client: redis.Redis) -> None:
     client.set(KEY, record("SUCCESS", "the first").value)
     message = get(channel)
-    assert channel.begin(message.delivery_tag, record("STARTED"))
-    channel.acknowledge_soon(message.delivery_tag, record("FAILURE"))
+    assert channel.start(message.delivery_tag, record("STARTED"))
+    channel.ack_nowait(message.delivery_tag, record("FAILURE"))
     channel.close()
     assert json.loads(client.get(KEY) or "") == {"status": "SUCCESS", "result": "the first"}
 
 
 def test_who_lost_the_lease_writes_no_record(channel: Any, client: redis.Redis) -> None:
     message = get(channel)
-    assert channel.begin(message.delivery_tag, record("STARTED", "mine"))
+    assert channel.start(message.delivery_tag, record("STARTED", "mine"))
     vanish(channel, message.delivery_tag)
-    channel.acknowledge_soon(message.delivery_tag, record("SUCCESS"))
+    channel.ack_nowait(message.delivery_tag, record("SUCCESS"))
     channel.close()
     assert state(client) == "STARTED"
     assert client.llen("q") == 1
@@ -95,17 +96,28 @@ def test_who_lost_the_lease_writes_no_record(channel: Any, client: redis.Redis) 
 def test_the_record_is_what_celerys_backend_would_write(
     redis_url: str, client: redis.Redis, status: ExecutionStatus
 ) -> None:
-    job = image_job("a", status=status, started_at=WHEN, completed_at=WHEN if status.final else None)
-    if status.final:
-        job.payload.output = ImageOutput(objects=["x"])
-    store = ResultStore(redis_url)
-    record = store.record_of(job, attempts=2)
-    store.save(job, attempts=2)
+    state = JobState(
+        "a",
+        "conformance_image",
+        status,
+        output=ImageOutput(objects=["x"]) if status.final else None,
+        starts=2,
+        losses=1,
+        queued_at=WHEN,
+        started_at=WHEN,
+        completed_at=WHEN if status.final else None,
+        worker="w",
+    )
+    store = ResultStore(redis_url, inline=True)
+    record = store.inline_record(state)
+    assert record is not None
+    store.save(state)
     by_celery = json.loads(client.get(record.key) or "")
     if status.final:
         by_celery["date_done"] = WHEN.isoformat()  # Celery takes the time at which it writes
     assert json.loads(record.value) == by_celery
     assert record.seconds == client.ttl(record.key)
+    assert ResultStore(redis_url).inline_record(state) is None  # the broker keeps it only where it is the same server
     store.close()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mindtrace_jobs.transports.redis_leases import keeper
+from mindtrace_jobs.transports.redis.leases import keeper
 from tests.jobs.redis_channels import Child, Connect, connection, consume, get, publish
 from tests.jobs.servers import RedisServer, wait_until
 

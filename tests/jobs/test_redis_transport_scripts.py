@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from mindtrace_jobs import Consumer, Orchestrator
 from mindtrace_jobs.testing.models import image_job
-from mindtrace_jobs.transports.redis_leases import keeper
+from mindtrace_jobs.transports.redis.leases import keeper
 from tests.jobs.redis_channels import (
     PATIENCE,
     Connect,
@@ -163,7 +163,7 @@ def test_large_messages_are_sent_and_put_back_a_few_at_a_time() -> None:
         client.zadd("mindtrace.leases", {message.delivery_tag: 1 for message in taken}, xx=True)
         assert calls(lambda: channel.store.restore_expired(channel.store.wire)) >= 12
         taken = take()
-        assert calls(lambda: channel.settle_given_back([message.delivery_tag for message in taken])) >= 6
+        assert calls(channel.deliveries.requeue_all) >= 6
         assert [message.payload for message in take()] == texts
 
 
@@ -281,7 +281,7 @@ def test_queue_may_be_called_anything(connect: Connect, client: Any, queue: str)
     again.requeue()
     # restored by stock,
     tag = get(ours, queue).delivery_tag
-    keeper.discard(ours)
+    keeper.discard(ours.deliveries)
     client.zadd("unacked_index", {tag: 1}, xx=True)
     stock.qos.restore_by_tag(tag)
     # and taken by stock.

@@ -136,7 +136,7 @@ def test_holder_learns_that_stock_restored_what_it_holds(connect: Connect) -> No
     message = get(holder)
     # As a stock process does whose clock is fast, or that was told of a short visibility timeout.
     connect(stock=True).default_channel.qos.restore_by_tag(message.delivery_tag)
-    holder.renew(holder.store.wire)
+    holder.deliveries.renew(holder.store.wire)
     assert not holder.holds(message.delivery_tag)
     assert message.delivery_tag in holder.lost_deliveries
 

@@ -312,12 +312,12 @@ def test_full_server_refuses_publishing_and_goes_on_to_deliver(connect: Connect)
             publish(channel, "x")
         received = consume(channel, prefetch=2)
         first = drain(source, received, 1)[0]
-        channel.mark_started(first.delivery_tag)
+        channel.start(first.delivery_tag)
         assert client.hlen("mindtrace.started") == 1
         assert channel.store.renew(channel.store.wire, [first.delivery_tag], ["q"]) == set()
         for done in range(number):
             drain(source, received, done + 1)
-            channel.mark_started(received[done].delivery_tag)
+            channel.start(received[done].delivery_tag)
             if done < 2:
                 received[done].requeue()
                 del received[done]

@@ -44,7 +44,7 @@ def test_last_acknowledgement_before_a_lull_is_done_though_the_server_forgot_the
             client.script_flush()
             publish(channel, number)
             drain(source, received, number + 1)
-            channel.acknowledge_soon(received[number].delivery_tag)
+            channel.ack_nowait(received[number].delivery_tag)
 
         def done() -> bool:
             with pytest.raises(TimeoutError):
@@ -60,10 +60,10 @@ def test_acknowledgement_goes_over_a_new_connection_if_the_old_one_was_closed_me
         channel = source.default_channel
         publish(channel, 1)
         message = drain(source, consume(channel), 1)[0]
-        channel.mark_started(message.delivery_tag)
+        channel.start(message.delivery_tag)
         wait_until(lambda: client.hlen("mindtrace.started"), "the mark is there")
         client.client_kill_filter(_type="normal", skipme=True)
-        channel.acknowledge_soon(message.delivery_tag)
+        channel.ack_nowait(message.delivery_tag)
         channel.client.ping()
         wait_until(lambda: not tracks(client), "it is acknowledged")
 

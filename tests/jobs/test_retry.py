@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindtrace_jobs.errors import ConfigurationError
-from mindtrace_jobs.retry import RetryPolicy
+from mindtrace_jobs.execution.retry import RetryPolicy
 
 
 def test_without_jitter_each_pause_is_the_last_times_the_factor_up_to_the_maximum() -> None:

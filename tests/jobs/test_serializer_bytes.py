@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mindtrace_jobs import message, registry
+from mindtrace_jobs import registry
 from mindtrace_jobs.errors import DecodeError, UnknownTypeError
 from mindtrace_jobs.jobs import Job, JobInput, JobSchema
 from mindtrace_jobs.serializer import dumps, loads
+from mindtrace_jobs.wire import message
 from tests.jobs.everything import Circle, Everything, EverythingSchema, texts
 
 slow = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
@@ -189,7 +190,8 @@ def test_a_body_of_fifty_megabytes_gives_a_value_or_a_decode_error(data: bytes) 
 def test_no_message_imports_what_it_names() -> None:
     code = """
 import json, sys
-from mindtrace_jobs import message, serializer
+from mindtrace_jobs import serializer
+from mindtrace_jobs.wire import message
 from mindtrace_jobs.errors import DecodeError
 serializer.loads(serializer.dumps([{"__type__": 1, "__value__": 2}]))
 serializer.loads(b'{"__type__":"zoned-time","__value__":["12:00",0,"Europe/Berlin"]}')  # loads the list of zones

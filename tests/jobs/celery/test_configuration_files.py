@@ -48,7 +48,7 @@ def test_celeryconfig_without_an_environment_is_all_in_memory() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.split() == ["mindtrace_jobs.transports.memory", "mindtrace_jobs.results.memory"]
+    assert done.stdout.split() == ["mindtrace_jobs.transports.memory.transport", "mindtrace_jobs.results.memory"]
 
 
 def test_a_worker_runs_with_celeryconfig(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from celery.worker.consumer import Consumer
 
 from mindtrace_jobs import ConfigurationError, JobRouter, Orchestrator
 from mindtrace_jobs.celery import install, job_task
-from mindtrace_jobs.celery.consumer import JobsConsumerMixin
+from mindtrace_jobs.celery.worker.consumer import JobsConsumerMixin
 from tests.jobs.celery.models import DetectionInput, DetectionOutput, DetectionSchema
 from tests.jobs.celery.workers import ROOT, close_app
 

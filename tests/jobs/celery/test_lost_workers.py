@@ -32,8 +32,8 @@ def test_a_job_that_kills_its_process_is_kept_after_three_losses(
     handle = broker.orchestrator.submit(deed("kill", path), queue="killer_jobs")
     with pytest.raises(JobFailedError, match="vanished 3 times"):
         handle.result(PATIENCE)
-    (letter,) = broker.orchestrator.dead_letters.list("killer_jobs")
-    assert (letter.id, letter.reason, letter.attempts) == (handle.id, "worker-lost", 3)
+    letter = broker.dead_letter("killer_jobs", handle.id)
+    assert (letter.id, letter.reason, letter.losses) == (handle.id, "worker-lost", 3)
     assert lines(path) == ["begin 1", "begin 2", "begin 3"]
     assert broker.plain.send_task("stack.add", args=[1, 1]).get(timeout=PATIENCE) == 2
     assert broker.orchestrator.queue_status("killer_jobs") == 0
@@ -52,8 +52,8 @@ def test_a_job_that_kills_its_whole_worker_is_kept_after_three_losses(
     with pytest.raises(JobFailedError, match="vanished 3 times"):
         handle.result(PATIENCE)
     assert survivor.running
-    (letter,) = broker.orchestrator.dead_letters.list("solo_killer_jobs")
-    assert (letter.id, letter.reason, letter.attempts) == (handle.id, "worker-lost", 3)
+    letter = broker.dead_letter("solo_killer_jobs", handle.id)
+    assert (letter.id, letter.reason, letter.losses) == (handle.id, "worker-lost", 3)
     assert lines(path) == ["begin 1", "begin 2", "begin 3"]
 
 

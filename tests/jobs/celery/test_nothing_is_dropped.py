@@ -5,6 +5,7 @@ The plain worker beside it shows the loss; without that the other would prove no
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from mindtrace_jobs import ExecutionStatus, Job, JobFailedError
 from mindtrace_jobs._serializer_entry import CONTENT_TYPE
-from mindtrace_jobs.message import encode
+from mindtrace_jobs.wire.message import encode
 from tests.jobs.celery.models import DeedInput, DeedOutput, DeedSchema, DetectionInput, DetectionSchema
 from tests.jobs.celery.workers import Broker, Worker
 from tests.jobs.servers import wait_until
@@ -44,7 +45,7 @@ BAD: dict[str, tuple[bytes | str, dict[str, Any], str, str]] = {
         "undecodable",
     ),
     "no task message": (b'{"hello": 1}', {}, JSON, "undecodable"),
-    "an unknown task": (b"[[], {}, {}]", task_headers("unknown", "stack.nobody"), JSON, "unknown-task"),
+    "an unknown task": (b"[[], {}, {}]", task_headers("unknown", "stack.nobody"), JSON, "unknown-type"),
     "invalid arguments": (b"[[], {}, {}]", task_headers("arguments", eta=5), JSON, "undecodable"),
 }
 #: Those that end a stock worker, with every one of its restarts.
@@ -231,3 +232,15 @@ def test_compressed_messages_can_be_read_from_their_dead_letter(worker: Worker, 
     found = letter(broker, sent.id)
     assert json.loads(found.body)[0] == [["x"] * 500]
     assert "compression" not in found.headers
+
+
+@pytest.mark.parametrize("limits", [["a", "b"], [-1, None], [True, None], [0, 0.0], [1], "ab", {"a": 1}])
+def test_time_limits_that_the_pool_cannot_count_down_are_refused(broker: Broker, worker: Worker, limits: Any) -> None:
+    job = Job(payload=DetectionSchema(input=DetectionInput(image="x")))
+    message = encode(job)
+    broker.orchestrator.client.publish(
+        dataclasses.replace(message, headers={**message.headers, "timelimit": limits}), queue="detection_jobs"
+    )
+    letter = broker.dead_letter("detection_jobs", job.id)
+    assert (letter.reason, letter.body) == ("undecodable", message.body)
+    assert worker.running

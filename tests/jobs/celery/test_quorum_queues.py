@@ -67,8 +67,8 @@ def test_jobs_that_only_waited_in_killed_workers_are_run_and_the_others_kept(
     with pytest.raises(JobFailedError, match="vanished 3 times"):
         killed.result(PATIENCE)
     assert waiting.result(PATIENCE) == DeedOutput(attempt=1)
-    letter = broker.orchestrator.dead_letters.show(QUEUE, killed.id)
-    assert (letter.reason, letter.attempts) == ("worker-lost", 3)
+    letter = broker.dead_letter(QUEUE, killed.id)
+    assert (letter.reason, letter.losses) == ("worker-lost", 3)
     assert (lines(first), lines(second)) == (["begin 1", "begin 2", "begin 3"], ["begin 1", "end 1"])
 
 
@@ -86,10 +86,8 @@ def test_without_results_the_queue_itself_counts_lost_workers(
         worker.wait_ended()
         assert lines(path)[-1] == f"begin {attempt}"
     start_worker(queues=(QUEUE,), app=APP)
-    letters = broker.orchestrator.dead_letters
-    wait_until(lambda: job.id in [letter.id for letter in letters.list(QUEUE)], "the dead letter")
-    letter = letters.show(QUEUE, job.id)
-    assert (letter.reason, letter.attempts) == ("worker-lost", 3)
+    letter = broker.dead_letter(QUEUE, job.id)
+    assert (letter.reason, letter.losses) == ("worker-lost", 3)
     assert len(lines(path)) == 3
 
 

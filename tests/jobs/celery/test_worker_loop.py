@@ -7,7 +7,7 @@ from typing import Any
 
 from kombu.asynchronous.hub import Hub
 
-from mindtrace_jobs.celery.consumer import JobsConsumer
+from mindtrace_jobs.celery.worker.consumer import JobsConsumer
 
 
 def consumer_on_this_thread() -> Any:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,9 +216,8 @@ def test_a_job_held_for_its_rate_limit_goes_back_when_the_worker_stops(
     broker: Broker, start_worker: Callable[..., Worker]
 ) -> None:
     worker = start_worker(pool="threads", prefetch=2, queues=("limited_jobs",))
-    broker.app.control.rate_limit(
-        "stack_deed_detection", "1/h", destination=[worker.name], reply=True, timeout=PATIENCE
-    )
+    limit = partial(broker.app.control.rate_limit, "stack_deed_detection", "1/h", destination=[worker.name])
+    wait_until(lambda: bool(limit(reply=True, timeout=5)), "the worker's word that it heard")
     done, held = (
         broker.orchestrator.submit(Job(payload=DeedSchema(input=DeedInput())), queue="limited_jobs") for _ in range(2)
     )

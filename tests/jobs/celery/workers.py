@@ -14,7 +14,7 @@ from typing import Any, Self
 from celery import Celery
 from kombu import pools
 
-from mindtrace_jobs import Orchestrator
+from mindtrace_jobs import DeadLetter, Orchestrator
 from mindtrace_jobs.celery import install
 from tests.jobs.servers import wait_until
 from tests.jobs.servers.process import ServerProcess
@@ -88,6 +88,18 @@ class Broker:
                 content_type=content_type,
                 content_encoding="utf-8",
             )
+
+    def dead_letter(self, queue: str, job_id: str) -> DeadLetter:
+        """The dead letter of a job, waited for: its record is there before it."""
+        found: list[DeadLetter] = []
+
+        def arrived() -> bool:
+            found[:] = [one for one in self.orchestrator.dead_letters.list(queue, 1000) if one.id == job_id]
+            return bool(found)
+
+        wait_until(arrived, f"the dead letter of {job_id}")
+        (letter,) = found
+        return letter
 
     def close(self) -> None:
         if "orchestrator" in self._made:

@@ -7,7 +7,7 @@ from typing import Any, assert_type
 
 from mindtrace_jobs import ExecutionStatus, Job, JobInput, JobOutput, JobRouter, JobSchema, RetryPolicy, register_model
 from mindtrace_jobs.celery import AsyncJobTask, JobTask, job_task
-from mindtrace_jobs.message import decode, encode
+from mindtrace_jobs.wire.message import decode, encode
 
 
 class DetectionInput(JobInput):
