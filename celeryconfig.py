@@ -26,7 +26,7 @@ result_backend = os.environ.get(
 #: One day. Results are for whoever waits, not an archive.
 result_expires = 24 * 60 * 60
 
-#: Keeps times, attempts and the worker's name with each result, for JobRecord.
+#: Keeps name, worker and arguments with the results of plain tasks; JobRecord does not need it.
 result_extended = True
 
 #: A worker that starts before its broker waits for it instead of ending.
