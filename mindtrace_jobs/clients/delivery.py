@@ -37,11 +37,10 @@ class RecordWrite(Protocol):
         """Write that the job runs, unless it is cancelled; returns whether it may run. Errors are logged."""
 
     def finish(self) -> None:
-        """Write how it ended, trying for a while.
+        """Write how it ended, trying for a while; what cannot be written then is logged.
 
         Raises:
             EncodeError: the output would not come back as it is.
-            BrokerError: the result backend does not take it.
         """
 
 
@@ -138,7 +137,7 @@ class Delivery(ABC):
         Raises:
             LeaseLostError: its lease had run out; what somebody else holds now is left alone.
             BrokerUnavailableError: the connection is lost; the broker will deliver the message again.
-            EncodeError, BrokerError: the record could not be written; the message is not acknowledged.
+            EncodeError: the output would not come back as it is; the message is not acknowledged.
         """
 
     @abstractmethod

@@ -299,7 +299,7 @@ class Lifecycle:
 
         Raises:
             LeaseLostError: somebody else has the job by now, and records what comes of it.
-            BrokerError: the output could not be recorded, so the job is not acknowledged: its result would be lost.
+            BrokerUnavailableError: it is not acknowledged, and will be delivered again.
         """
         assert job.job is not None
         job.delivery.confirm()

@@ -301,18 +301,19 @@ class RecordWrite:
         return True
 
     def finish(self) -> None:
-        """Write how the job ended, trying for a while.
+        """Write how the job ended, trying for a while; then it is logged: the job was done, and must not repeat.
 
         Raises:
             EncodeError: the output would not come back as it is.
-            BrokerError: the result backend does not take it.
         """
         for pause in (*_PAUSES, None):
             try:
                 self._store.save(self._state, request=self._request)
-            except BrokerError:
+            except BrokerError as error:
                 if pause is None:
-                    raise
+                    extra = {"action": "record_status", **self._about}
+                    log.error("the end of a job could not be recorded: %s", error, extra=extra)  # noqa: TRY400
+                    return
                 time.sleep(pause)
             else:
                 return

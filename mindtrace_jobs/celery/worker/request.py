@@ -189,6 +189,7 @@ class JobRequest(Request):  # type: ignore[misc]
         if self.acknowledged or self._success_was_stored():
             return
         self.job.losses += 1
+        self.job.last_started_at = self._started_at
         end = lost_worker(Losses(self.job.losses), self.task.policy.max_worker_losses)
         log.warning("job %s lost its process: %s", shown(self.id), error, extra=self._extra("lose_worker"))
         self._settle(end or Postponed(0.0))
@@ -206,8 +207,12 @@ class JobRequest(Request):  # type: ignore[misc]
         if self._success_was_stored():
             self.acknowledge()  # it was done in that very moment
             return
-        self.job.started_at = datetime.fromtimestamp(self.time_start, UTC) if self.time_start else None
+        self.job.started_at = self._started_at
         self._settle(DeadLettered(Reason.TIME_LIMIT, failure_of(error)), error)
+
+    @property
+    def _started_at(self) -> datetime | None:
+        return datetime.fromtimestamp(self.time_start, UTC) if self.time_start else None
 
     def acknowledge(self) -> None:
         """Remove the message, and what the broker keeps of its starts."""

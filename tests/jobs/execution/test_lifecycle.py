@@ -141,3 +141,18 @@ def test_results_of_a_job_task_can_be_pickled(redis_url: str) -> None:
     with pytest.raises(InvalidInputError):
         look.submit(5)  # type: ignore[arg-type]
     app.close()
+
+
+def test_while_the_results_are_away_jobs_run_once_and_hold_up_nobody(memory_url: str) -> None:
+    ran: list[str] = []
+
+    def note(job: Job[ImageSchema]) -> None:
+        ran.append(job.payload.input.url)
+
+    with Orchestrator(
+        LocalClient(memory_url.removeprefix("memory://"), result_backend="redis://127.0.0.1:1/0"), track=True
+    ) as orchestrator:
+        orchestrator.publish_many("q", [image_job("a"), image_job("b")])
+        assert Consumer(orchestrator, "q", note).consume(2, timeout=PATIENCE) == 2
+        assert ran == ["a", "b"]
+        assert orchestrator.queue_status("q") == 0
