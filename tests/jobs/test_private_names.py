@@ -23,7 +23,6 @@ CALLED = {
     "_active_queues": "kombu.transport.redis:Channel",
     "_callbacks": "kombu.transport.virtual.base:Transport",
     "_chan_to_sock": "kombu.transport.redis:MultiChannelPoller",
-    "_decoded": "celery.worker.request:Request",
     "_deliver": "kombu.transport.virtual.base:Transport",
     "_delivered": "kombu.transport.virtual.base:QoS",
     "_dirty": "kombu.transport.virtual.base:QoS",
