@@ -9,8 +9,9 @@ from typing import Any
 from celery import current_task, signals
 
 from mindtrace_jobs import logs
+from mindtrace_jobs.celery.running import UndecodedJob
 from mindtrace_jobs.logs import FIELDS, JobLogFilter
-from mindtrace_jobs.wire.headers import LOSSES, count
+from mindtrace_jobs.wire.headers import count
 
 #: Where Celery says how a task ended.
 _TRACE = "celery.app.trace"
@@ -38,13 +39,13 @@ def _add_filter(logger: logging.Logger, **setup: Any) -> None:
             handler.addFilter(JobLogFilter("-" if named else None))
 
 
-def _begin(task: Any, **_: Any) -> None:
+def _begin(task: Any, args: Any, **_: Any) -> None:
     if getattr(task, "is_job", False):
         request = task.request
-        info = request.delivery_info or {}
-        counts = {"retries": request.retries or 0, LOSSES: request.get(LOSSES) or 0}
-        attempt = count(counts, "retries") + count(counts, LOSSES) + 1
-        fields = logs.job_fields(request.id, task.name, info.get("routing_key") or "", attempt)
+        # In a worker; a call and an eager run come from no queue.
+        queue, losses = (args[0].queue, args[0].losses) if args and isinstance(args[0], UndecodedJob) else ("", 0)
+        attempt = count({"retries": request.retries or 0}, "retries") + losses + 1
+        fields = logs.job_fields(request.id, task.name, queue, attempt)
         setattr(request, _TOKEN, logs.begin(fields))
 
 

@@ -43,10 +43,12 @@ class UndecodedJob:
 
     Attributes:
         message: The message.
+        queue: Where it was received from. Its routing key may be another, where an exchange brought it there.
         losses: How many workers it has lost; ``suspected``: how many of these are suspected only.
     """
 
     message: Message
+    queue: str
     losses: int = 0
     suspected: int = 0
 
@@ -150,15 +152,11 @@ class RunningJob:
         request = self._request
         names = ("id", "task", "retries", wire.QUEUED_AT)
         headers = {name: request.get(name) for name in names}
-        delivery = PoolDelivery(undecoded.message, self._queue)
+        delivery = PoolDelivery(undecoded.message, undecoded.queue)
         self.received = self._lifecycle.described(delivery, headers, recorded=self._records, tracked=self._starts)
         self.received.losses, self.received.suspected = undecoded.losses, undecoded.suspected
         setattr(request, RUNNING, self)
         return self._settling(lambda: self._run(undecoded.message))
-
-    @property
-    def _queue(self) -> str:
-        return str((self._request.delivery_info or {}).get("routing_key") or "")
 
     def _run(self, message: Message) -> Any:
         if not self._lifecycle.start(self.received):
@@ -180,7 +178,7 @@ class RunningJob:
             self if self._records else None,
             retries=self.received.retries,
             losses=self.received.losses,
-            queue=self._queue,
+            queue=self.received.delivery.queue,
         )
         try:
             set_output(job, self._task.call(job, self.context))

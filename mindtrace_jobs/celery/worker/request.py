@@ -62,7 +62,8 @@ class JobRequest(Request):  # type: ignore[misc]
         self._argsrepr, self._kwargsrepr = f"(<{self.task.schema.__name__} job {self.id}>,)", "{}"
         self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
         # Decoded where it runs: whatever is in it, this process lives on.
-        self._body: Any = ([UndecodedJob(delivery.message, self.job.losses, self.job.suspected)], {}, {})
+        undecoded = UndecodedJob(delivery.message, delivery.queue, self.job.losses, self.job.suspected)
+        self._body: Any = ([undecoded], {}, {})
         self._content_type = self._content_encoding = None
 
     @property

@@ -237,6 +237,21 @@ def test_a_job_is_retried_on_a_queue_that_exists_with_other_arguments(
     assert handle.result(30) == DeedOutput(attempt=2)
 
 
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_a_job_that_an_exchange_brought_is_retried_on_and_dead_lettered_under_its_queue(
+    pool: str, broker: Broker, start_worker: Callable[..., Worker]
+) -> None:
+    worker = start_worker(pool=pool, queues=("media_jobs",), app="tests.jobs.celery.exchange_jobs")
+    retried, failed = (Job(payload=DeedSchema(input=DeedInput(deed=deed))) for deed in ("retry", "fail"))
+    for job in (retried, failed):
+        broker.orchestrator.publish_message("", job, exchange="media", routing_key="frames")
+    assert broker.dead_letter("media_jobs", failed.id).queue == "media_jobs"
+    for event in ("retry", "succeeded"):
+        worker.wait_logged(f"<media_jobs> Task {retried.payload.name}[{retried.id}] {event}")
+    assert not broker.orchestrator.client.exists("frames")
+    assert not broker.orchestrator.client.exists("frames.dlq")
+
+
 def test_an_app_that_makes_no_queues_is_told_which_one_is_missing(new_app: Callable[..., Any]) -> None:
     app = new_app(task_create_missing_queues=False, task_queues=[Queue("celery")])
     with pytest.raises(QueueNotFound, match="detection_jobs"):
