@@ -1,4 +1,4 @@
-"""Consumer: take, run, acknowledge in this process. The one loop for all backends."""
+"""Consumer: receive, run, acknowledge in this process. The one loop for all backends."""
 
 from __future__ import annotations
 

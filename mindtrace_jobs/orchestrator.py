@@ -52,7 +52,7 @@ class Orchestrator:
             ``close_client`` is true.
         router: Which queue ``submit`` uses; default the documented rules.
         retry: What ``receiving`` and Consumer do with a job that fails.
-        track: Record the status of every job that is taken here, not only of submitted ones.
+        track: Record the status of every job that is received here, not only of submitted ones.
         results_expire: How long status and results are kept. Default one day.
         max_job_bytes: Largest encoded job that is published; None for no limit.
         dead_letter_limit, dead_letter_max_age: Bounds of each dead-letter queue; None keeps everything.
@@ -270,7 +270,7 @@ class Orchestrator:
     def receive_message(
         self, queue: str, timeout: float | None = None, *, schema: type[Any] | None = None
     ) -> Job[Any] | None:
-        """Take the next job, acknowledged as it is handed over: the simple form. None when there is none.
+        """Receive the next job, acknowledged as it is handed over: the simple form. None when there is none.
 
         Args:
             queue: The queue.
@@ -286,7 +286,7 @@ class Orchestrator:
         received = self._receive(queue, timeout, schema, None)
         if received is None:
             return None
-        with _requeued_on_error(received.delivery):
+        with _RequeuedOnError(received.delivery):
             received.delivery.acknowledge(at_once=True)
         assert received.job is not None
         # Handed over as it was sent; whoever runs it sets its status.
@@ -304,7 +304,7 @@ class Orchestrator:
     def receiving(
         self, queue: str, timeout: float | None = None, *, schema: type[Any] | None = None
     ) -> AbstractContextManager[Job[Any] | None]:
-        """Take the next job for the length of a ``with`` block: ``with orchestrator.receiving(queue) as job:``.
+        """Receive the next job for the length of a ``with`` block: ``with orchestrator.receiving(queue) as job:``.
 
         ``job`` is None when there is none. A block that ends well acknowledges the job, recording ``job.payload.output``
         as its result. One that raises has the job retried or dead-lettered by the retry policy, and the error goes on; a
@@ -318,7 +318,7 @@ class Orchestrator:
         if received is None:
             yield None
             return
-        with _requeued_on_error(received.delivery):
+        with _RequeuedOnError(received.delivery):
             try:
                 yield received.job
             except Exception as error:
@@ -336,7 +336,7 @@ class Orchestrator:
             delivery = self.client.get(queue, max(0.0, deadline - time.monotonic()))
             if delivery is None:
                 return None
-            with _requeued_on_error(delivery):
+            with _RequeuedOnError(delivery):
                 received = self.lifecycle.receive(delivery, losses)
                 if received is not None and self.lifecycle.start(received, marked=policy is not None):
                     self.lifecycle.decode(received, schema)
@@ -418,22 +418,25 @@ class Orchestrator:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
-@contextmanager
-def _requeued_on_error(delivery: Delivery) -> Iterator[None]:
-    """Put a delivery back if the block fails, for whatever reason, before it was settled."""
-    try:
-        yield
-    except BaseException:
-        if not delivery.settled:
+class _RequeuedOnError:
+    """A block after which a delivery is requeued if the block fails, for whatever reason, before it was settled."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not self._delivery.settled:
             with suppress(JobsError):
-                delivery.requeue()
-        raise
+                self._delivery.requeue()
 
 
 def check_schema(schema: Any) -> None:

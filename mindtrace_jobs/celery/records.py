@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from mindtrace_jobs.results.backend import jobs_backend_class
+from mindtrace_jobs.results.backend import jobs_backend_class, seen_as
 
 #: Attribute of a request: the RunningJob of its job, while that runs in this process.
 RUNNING = "job_running"
@@ -38,8 +38,4 @@ def _task_backend_class(base: Any) -> Any:
 
 def task_backend(backend: Any) -> Any:
     """An app's backend for its job tasks: another face of the same object, with its settings and connections."""
-    kind: Any = type(backend)
-    cls = _task_backend_class(kind)
-    face = cls.__new__(cls)
-    face.__dict__ = backend.__dict__
-    return face
+    return seen_as(_task_backend_class, backend)

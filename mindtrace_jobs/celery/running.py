@@ -57,37 +57,7 @@ class UndecodedJob:
 
 
 class PoolDelivery(Delivery):
-    """A delivery as the pool sees it: the worker's main process holds the message and settles it.
-
-    Args:
-        message: The message.
-        queue: Where it was received from.
-    """
-
-    def __init__(self, message: Message, queue: str) -> None:
-        self.message = message
-        self.queue = queue
-        self.settled = False
-        self.postponed = False
-
-    @property
-    def redelivered(self) -> bool:
-        return False
-
-    @property
-    def delivery_count(self) -> int:
-        return 0
-
-    @property
-    def losses(self) -> int:
-        return wire.count(self.message.headers, wire.LOSSES)
-
-    @property
-    def counted(self) -> bool:
-        return True
-
-    def started_before(self) -> int:
-        return 0
+    """A delivery as the pool sees it: the worker's main process holds the message and settles it."""
 
     def confirm(self) -> None:
         """Nothing to do: the main process renews the lease."""

@@ -188,7 +188,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         return JobHandle(job.id, ResultStore(None, absent=absent))
 
     def _held_until(self, moment: datetime, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options that have the broker hold a job back: who takes it early could only keep others from it."""
+        """Options that have the broker hold a job back: who receives it early could only keep others from it."""
         seconds = (moment - datetime.now(UTC)).total_seconds()
         held: dict[str, Any] = {"eta": moment}
         if seconds <= 0 or options.get("exchange"):

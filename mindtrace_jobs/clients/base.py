@@ -6,16 +6,14 @@ import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 from weakref import WeakSet
 
 from mindtrace_jobs import _forks
 from mindtrace_jobs.clients.delivery import Delivery
-from mindtrace_jobs.clients.errors import map_error
+from mindtrace_jobs.clients.errors import ErrorMapping
 from mindtrace_jobs.clients.names import check_exchange, check_queue, check_routing_key
 from mindtrace_jobs.clients.session import Pool, Session
 from mindtrace_jobs.clients.source import POLL_INTERVAL, Source, consume, drain
@@ -73,6 +71,8 @@ class Client(ABC):
         self._url = url
         self.result_backend = result_backend
         self._pool = Pool(connection, connect_timeout)
+        #: A block in which what the driver raises comes out as an error of this package.
+        self.mapped = ErrorMapping(self.where, lambda: self.connection.transport.connection_errors)
         self._known_types: dict[str, QueueType] = {}
         self._warned: set[str] = set()
         _clients.add(self)
@@ -227,7 +227,7 @@ class Client(ABC):
             message: What to publish.
             queue: The queue; or
             exchange, routing_key: the exchange and the key it routes by.
-            delay: Seconds for which the broker keeps it from being taken. Queues only.
+            delay: Seconds for which the broker keeps it from being received. Queues only.
 
         Raises:
             UnroutableError: no queue is bound to the exchange under this key.
@@ -257,10 +257,10 @@ class Client(ABC):
         if messages:
             self.run(lambda session: self._publish_batch(session, messages, queue))
 
-    # --- taking
+    # --- receiving
 
     def get(self, queue: str, timeout: float | None = None) -> Delivery | None:
-        """Take one message, or None when there is none (``timeout``: within that many seconds).
+        """Receive one message, or None when there is none (``timeout``: within that many seconds).
 
         Raises:
             QueueNotFoundError: there is no such queue.
@@ -292,7 +292,7 @@ class Client(ABC):
 
     @abstractmethod
     def browse(self, queue: str, limit: int) -> list[Message]:
-        """Up to ``limit`` waiting messages in the order they would be taken, without taking any.
+        """Up to ``limit`` waiting messages in the order they would be received; they stay.
 
         Raises:
             QueueNotFoundError: there is no such queue.
@@ -305,9 +305,7 @@ class Client(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # --- for the other classes of this package
@@ -336,30 +334,17 @@ class Client(ABC):
 
     def call_mapped(self, call: Callable[..., T], *args: Any) -> T:
         """Call a function; what the driver raises comes out as an error of this package, causes kept."""
-        with self.mapped():
+        with self.mapped:
             return call(*args)
 
     @abstractmethod
     def require(self, session: Session, queue: str) -> None:
         """Raise QueueNotFoundError unless the queue exists."""
 
-    @contextmanager
-    def mapped(self) -> Iterator[None]:
-        """Turn driver errors into errors of this package, causes kept."""
-        try:
-            yield
-        except JobsError:
-            raise
-        except Exception as error:
-            mapped = map_error(error, self.where, self.connection.transport.connection_errors)
-            if mapped is None:
-                raise
-            raise mapped from error
-
     def run(self, work: Callable[[Session], T], *, keep: bool = False) -> T:
         """Call ``work`` with a session; on a connection that broke while it lay idle, once more with a new one."""
         while True:
-            with self.mapped():
+            with self.mapped:
                 session = self._pool.acquire()
             try:
                 result = self._work(work, session)
@@ -375,7 +360,7 @@ class Client(ABC):
 
     def _work(self, work: Callable[[Session], T], session: Session) -> T:
         try:
-            with self.mapped():
+            with self.mapped:
                 return work(session)
         except JobsError as error:
             # Found by our own code, the channel is as it was. A driver's error leaves it closed, or, on RabbitMQ, opened

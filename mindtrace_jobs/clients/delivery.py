@@ -47,38 +47,37 @@ class RecordWrite(Protocol):
 class Delivery(ABC):
     """One message, received and not yet settled. Settle it exactly once: ``acknowledge`` or ``requeue``.
 
-    Belongs to the thread that received it. Closing what it was received from puts it back on its queue.
+    Belongs to the thread that received it. Closing what it was received from requeues it.
 
     Args:
-        raw: Kombu's message.
+        message: The message.
         queue: Where it was received from.
-        message: The same as ``message_of`` makes it, if the caller has it.
     """
 
-    def __init__(self, raw: Any, queue: str, message: Message | None = None) -> None:
-        self._raw = raw
-        #: Whether it was acknowledged or put back.
+    def __init__(self, message: Message, queue: str) -> None:
+        self.message = message
+        self.queue = queue
+        #: Whether it was received from a dead-letter queue.
+        self.dead = is_dead_letter_queue(queue)
+        #: Whether it was acknowledged or requeued.
         self.settled = False
         #: Whether a copy waits in its place, so that settling it did not end the job.
         self.postponed = False
-        self.queue = queue
-        self.message = message_of(raw) if message is None else message
 
     @property
     def redelivered(self) -> bool:
         """Whether somebody received it before, and returned it or vanished."""
-        info = self._raw.delivery_info or {}
-        return bool(info.get("redelivered") or self._raw.headers.get(wire.REDELIVERED))
+        return False
 
     @property
     def delivery_count(self) -> int:
         """How often the broker delivered it before, if it counts that."""
-        return wire.count(self._raw.headers, wire.DELIVERY_COUNT)
+        return 0
 
     @property
     def losses(self) -> int:
         """How often work on it began and its worker vanished, as far as the message says."""
-        return wire.count(self._raw.headers, wire.LOSSES)
+        return wire.count(self.message.headers, wire.LOSSES)
 
     @property
     def log_fields(self) -> dict[str, Any]:
@@ -86,18 +85,13 @@ class Delivery(ABC):
         return wire.log_fields(self.message.headers, self.queue, self.losses)
 
     @property
-    def dead(self) -> bool:
-        """Whether it was received from a dead-letter queue."""
-        return is_dead_letter_queue(self.queue)
-
-    @property
-    @abstractmethod
     def counted(self) -> bool:
         """Whether the broker itself counts lost workers, so that ``losses`` is all there is to know."""
+        return True
 
-    @abstractmethod
     def started_before(self) -> int:
         """How often work on it is known to have begun and not ended, where the broker does not count by itself."""
+        return 0
 
     @abstractmethod
     def confirm(self) -> None:
@@ -142,21 +136,64 @@ class Delivery(ABC):
 
     @abstractmethod
     def requeue(self) -> None:
-        """Put it back at the front of its queue. Raises as ``acknowledge`` does."""
+        """Return it to the front of its queue. Raises as ``acknowledge`` does."""
 
     def ended(self) -> None:  # noqa: B027 - most brokers keep nothing
         """Remove what the broker keeps of its starts beside the message; for whoever acknowledges it in another way."""
 
 
-class ChannelDelivery(Delivery):
+class KombuDelivery(Delivery):
+    """A delivery that is settled over the Kombu channel it came over.
+
+    Args:
+        raw: Kombu's message.
+        queue: Where it was received from.
+        mapped: Calls a function and turns what the driver raises into errors of this package.
+        on_settled: Called once it is settled.
+    """
+
+    def __init__(
+        self, raw: Any, queue: str, *, mapped: Callable[..., Any], on_settled: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__(message_of(raw), queue)
+        self._raw = raw
+        self._mapped = mapped
+        self._on_settled = on_settled
+
+    @property
+    def redelivered(self) -> bool:
+        info = self._raw.delivery_info or {}
+        return bool(info.get("redelivered") or self._raw.headers.get(wire.REDELIVERED))
+
+    @property
+    def delivery_count(self) -> int:
+        return wire.count(self._raw.headers, wire.DELIVERY_COUNT)
+
+    def requeue(self) -> None:
+        self._settle(self._raw.requeue)
+
+    def _settle(self, how: Callable[..., None], *args: Any) -> None:
+        try:
+            self._mapped(how, *args)
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            self.settled = True
+            if self._on_settled is not None:
+                self._on_settled()
+
+    def _abandon(self) -> None:
+        """It could not be settled, and nobody works on it any more."""
+
+
+class ChannelDelivery(KombuDelivery):
     """A delivery over a channel of this package's transports, which hold messages under leases and count losses.
 
     Args:
-        raw, queue: As Delivery's.
+        raw, queue, mapped, on_settled: As KombuDelivery's.
         channel: The channel it came over.
         streamed: It came to a consumer: the broker's word on an acknowledgement comes with the next command.
-        mapped: Calls a function and turns what the driver raises into errors of this package.
-        on_settled: Called once it is settled.
     """
 
     def __init__(
@@ -169,18 +206,9 @@ class ChannelDelivery(Delivery):
         mapped: Callable[..., Any],
         on_settled: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(raw, queue)
+        super().__init__(raw, queue, mapped=mapped, on_settled=on_settled)
         self._channel = channel
         self._streamed = streamed
-        self._mapped = mapped
-        self._on_settled = on_settled
-
-    @property
-    def counted(self) -> bool:
-        return True
-
-    def started_before(self) -> int:
-        return 0
 
     def confirm(self) -> None:
         if not self._mapped(self._channel.holds, self._raw.delivery_tag):
@@ -207,20 +235,8 @@ class ChannelDelivery(Delivery):
                 "elsewhere: was this process paused, or cut off from the broker?"
             )
 
-    def requeue(self) -> None:
-        self._settle(self._raw.requeue)
-
-    def _settle(self, how: Callable[..., None], *args: Any) -> None:
-        try:
-            self._mapped(how, *args)
-        except BaseException:
-            # Nobody works on it any more, so nobody may hold it.
-            self._channel.release(self._raw.delivery_tag)
-            raise
-        finally:
-            self.settled = True
-            if self._on_settled is not None:
-                self._on_settled()
+    def _abandon(self) -> None:
+        self._channel.release(self._raw.delivery_tag)
 
 
 class StartMarks(Protocol):
@@ -236,14 +252,14 @@ class StartMarks(Protocol):
         """Remove the first ``count`` marks; returns how many."""
 
 
-class AmqpDelivery(Delivery):
+class AmqpDelivery(KombuDelivery):
     """A delivery over AMQP, whose broker only says that a message was delivered before, begun or not.
 
     So the start of a message that was delivered before leaves a mark on the broker. A first start leaves none, which
     makes it as cheap as without counting: see ``mindtrace_jobs.execution.outcome.Losses``.
 
     Args:
-        raw, queue, mapped, on_settled: As ChannelDelivery's.
+        raw, queue, mapped, on_settled: As KombuDelivery's.
         marks: The broker's marks.
     """
 
@@ -256,13 +272,9 @@ class AmqpDelivery(Delivery):
         mapped: Callable[..., Any],
         on_settled: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(raw, queue)
+        super().__init__(raw, queue, mapped=mapped, on_settled=on_settled)
         self._marks = marks
         self._marked: int | None = None
-        # As it was delivered: who receives it writes into its headers.
-        self._delivered_losses = self.losses
-        self._mapped = mapped
-        self._on_settled = on_settled
 
     @property
     def counted(self) -> bool:
@@ -273,7 +285,7 @@ class AmqpDelivery(Delivery):
         """Names the message on the broker: its queue, its job, which retry it is, and how often it was copied."""
         headers = self.message.headers
         job = str(headers.get("id") or "").encode("utf-8", "surrogatepass") or self.message.body
-        parts = (self.queue.encode(), job, b"%d.%d" % (wire.count(headers, "retries"), self._delivered_losses))
+        parts = (self.queue.encode(), job, b"%d.%d" % (wire.count(headers, "retries"), self.losses))
         return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 
     def started_before(self) -> int:
@@ -304,17 +316,6 @@ class AmqpDelivery(Delivery):
             marked, self._marked = self._marked, None
             self._try(lambda: self._marks.remove(self._key, marked))
 
-    def requeue(self) -> None:
-        self._settle(self._raw.requeue)
-
-    def _settle(self, how: Callable[[], None]) -> None:
-        try:
-            self._mapped(how)
-        finally:
-            self.settled = True
-            if self._on_settled is not None:
-                self._on_settled()
-
     def _try(self, call: Callable[[], int]) -> int | None:
         """Call the marks; what the broker refuses is logged, as it must keep no job from running. None if it does."""
         try:
@@ -335,5 +336,6 @@ def message_of(raw: Any) -> Message:
     gone = _DELIVERY_HEADERS if raw.errors else _DELIVERY_HEADERS | {wire.COMPRESSION}
     headers = {name: value for name, value in raw.headers.items() if name not in gone}
     properties = {name: value for name, value in raw.properties.items() if name in _PROPERTIES and value is not None}
-    content_type, encoding = (one if isinstance(one, str) else "" for one in (raw.content_type, raw.content_encoding))
+    content_type = raw.content_type if isinstance(raw.content_type, str) else ""
+    encoding = raw.content_encoding if isinstance(raw.content_encoding, str) else ""
     return Message(body, headers, content_type, encoding, properties)

@@ -6,7 +6,8 @@ Drivers are told apart by the names of their exception classes, so that no drive
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import TracebackType
 
 from mindtrace_jobs.errors import (
     AccessDeniedError,
@@ -43,6 +44,31 @@ _REMEDY = {
     ExchangeNotFoundError: "declare_exchange() makes it",
 }
 _NO_ROUTE = 312
+
+
+class ErrorMapping:
+    """A block in which driver errors become errors of this package, causes kept. Any thread may enter it, any number of times.
+
+    Args:
+        where: The broker, without its password, for messages.
+        connection_errors: Returns what the transport lists as the loss of a connection.
+    """
+
+    def __init__(self, where: str, connection_errors: Callable[[], Sequence[type[BaseException]]]) -> None:
+        self._where = where
+        self._connection_errors = connection_errors
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, JobsError):
+            return
+        mapped = map_error(error, self._where, self._connection_errors())
+        if mapped is not None:
+            raise mapped from error
 
 
 def map_error(error: BaseException, where: str, connection_errors: Sequence[type[BaseException]]) -> JobsError | None:

@@ -30,8 +30,8 @@ _DELAY_QUEUE_REST = 60_000
 #: Messages sent before their confirms are waited for. A broker that has more than it can store stops reading for a while,
 #: and py-amqp gives up a connection on which nothing moves for a second.
 _UNCONFIRMED = 500
-#: Longest delay in milliseconds that a queue is asked to keep, 30 days: RabbitMQ counts them in 32 bits. Who takes a job
-#: before its ETA puts it back for what is left.
+#: Longest delay in milliseconds that a queue is asked to keep, 30 days: RabbitMQ counts them in 32 bits. Who receives a job
+#: before its ETA postpones it for what is left.
 _LONGEST_DELAY = 30 * 86_400_000
 
 
@@ -124,7 +124,7 @@ class RabbitMQClient(Client):
         return self.run(lambda session: self._delay_queue(session, queue, delay))
 
     def browse(self, queue: str, limit: int) -> list[Message]:
-        # AMQP cannot look without taking; closing the channel puts everything back in its place.
+        # AMQP cannot look without receiving; closing the channel requeues everything in its place.
         def work(session: Session) -> list[Message]:
             found: list[Message] = []
             with session.connection.channel() as channel:

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from mindtrace_jobs.clients.delivery import Delivery
@@ -34,8 +33,9 @@ class Broker(Protocol):
     def require(self, session: Session, queue: str) -> None:
         """Raise QueueNotFoundError unless the queue exists."""
 
+    @property
     def mapped(self) -> AbstractContextManager[None]:
-        """Turn driver errors into errors of this package."""
+        """A block in which driver errors become errors of this package."""
 
     def delivery(self, session: Session, raw: Any, queue: str) -> Delivery:
         """The delivery of a message that came to a consumer."""
@@ -61,7 +61,7 @@ class Source:
         self._open()
 
     def _open(self) -> None:
-        with self._client.mapped():
+        with self._client.mapped:
             session = self._session = self._client.connect()
             try:
                 for queue in self._queues:
@@ -106,7 +106,7 @@ class Source:
             self._open()
         assert self._session is not None
         try:
-            with self._client.mapped():
+            with self._client.mapped:
                 arrived = drain(self._session, timeout)
         except BrokerError as error:
             # A channel closed by the broker is lost like a connection. What was buffered goes back by itself; the next
@@ -125,14 +125,14 @@ class Source:
         return arrived
 
     def close(self) -> None:
-        """Stop taking and put back what was delivered but not handed out, in order."""
+        """Stop receiving and requeue what was delivered but not handed out, in order."""
         if self._closed:
             return
         self._closed = True
         if self._session is None:
             return
         try:
-            with self._client.mapped():
+            with self._client.mapped:
                 self._consumer.cancel()  # more may arrive until the broker confirms it
                 while self._ready:
                     self._ready.pop().requeue()
@@ -145,9 +145,7 @@ class Source:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -76,7 +76,7 @@ class DeadLetters:
         client: The broker.
         limit: Jobs kept per dead-letter queue; past it the oldest are dropped, with a warning in the log. None: all.
         max_age: How long a job is kept, checked as others are added. None: for ever.
-        on_replay: Called with each message just before it is put back; what it returns is called if that fails.
+        on_replay: Called with each message just before it is replayed; what it returns is called if that fails.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class DeadLetters:
         self._limit = limit
         self._max_age = max_age
 
-    def keep(
+    def add(
         self,
         message: Message,
         queue: str,
@@ -107,7 +107,7 @@ class DeadLetters:
 
         Args:
             message: The message as it was taken.
-            queue: Where it was taken from.
+            queue: Where it was received from.
             reason, failure: Why it cannot succeed.
             losses, retries: How often its worker vanished, and how often it was retried.
             worker: Who says so; default this process.
@@ -183,10 +183,10 @@ class DeadLetters:
             limit: At most so many, oldest first.
 
         Returns:
-            The ids of the jobs put back.
+            The ids of the jobs replayed.
 
         Raises:
-            JobNotFoundError: an id is not there; the others are put back.
+            JobNotFoundError: an id is not there; the others are replayed.
         """
         queue = origin_queue(queue)
         wanted = {job_ids} if isinstance(job_ids, str) else set(job_ids) if job_ids is not None else None
@@ -202,7 +202,7 @@ class DeadLetters:
                         break
                     job_id = wire.text(delivery.message.headers, "id")
                     if wanted is not None and job_id not in wanted:
-                        continue  # closing the source puts it back in its place
+                        continue  # closing the source requeues it in its place
                     revived = _revived(delivery.message)
                     undo = self._on_replay(revived)
                     try:

@@ -56,7 +56,7 @@ class ReceivedJob:
         tracked: Whether its status is kept, from its start on.
         recorded: Whether its end is recorded, though its start may not be.
         losses, retries: How often its worker vanished, and how often it was retried after a failure, before.
-        queued_at: When it was queued, as far as the message says.
+        queued_at: When it was queued, as far as the message says, of a job that is recorded.
         started_at: When work on it began this time; None before.
         last_started_at: When it began before, of a job whose workers vanished.
         suspected: How many of the losses are suspected only, see ``outcome.Losses``.
@@ -130,8 +130,8 @@ class Lifecycle:
             max_worker_losses: Dead-letter a job whose worker vanished so often. None: do not look at that.
 
         Raises:
-            DecodeError: the headers say times that are none. The message was dead-lettered, or, taken from a
-                dead-letter queue, put back.
+            DecodeError: the headers say times that are none. The message was dead-lettered, or, received from a
+                dead-letter queue, requeued.
         """
         job = self.described(delivery)
         try:
@@ -165,15 +165,17 @@ class Lifecycle:
         job_id = wire.text(headers, "id")
         if tracked is None:
             tracked = job_id is not None and self._tracks(headers)
+        if recorded is None:
+            recorded = tracked
         return ReceivedJob(
             delivery,
             job_id,
             wire.text(headers, "task"),
             tracked,
-            tracked if recorded is None else recorded,
+            recorded,
             delivery.losses,
             wire.count(headers, "retries"),
-            wire.moment_or_none(headers, wire.QUEUED_AT),
+            wire.moment_or_none(headers, wire.QUEUED_AT) if recorded else None,
         )
 
     def _tracks(self, headers: Mapping[str, Any]) -> bool:
@@ -191,6 +193,8 @@ class Lifecycle:
 
     def _count_losses(self, job: ReceivedJob, limit: int) -> Outcome | None:
         job.exact = limit == 1
+        if not job.losses and (job.delivery.counted or not job.delivery.redelivered):
+            return None
         losses = self.losses_of(job)
         job.losses, job.suspected = losses.total, losses.suspected
         end = lost_worker(losses, limit)
@@ -273,8 +277,8 @@ class Lifecycle:
             read: Reads it in another way than from the message alone.
 
         Raises:
-            DecodeError: it is no job of a known type. It was dead-lettered, or, taken from a dead-letter queue, put
-                back.
+            DecodeError: it is no job of a known type. It was dead-lettered, or, received from a dead-letter queue,
+                requeued.
         """
         message = job.delivery.message
         try:
@@ -341,7 +345,7 @@ class Lifecycle:
         return end
 
     def refuse(self, job: ReceivedJob, error: DecodeError) -> None:
-        """Keep a message that cannot be read where it can be looked at. No work on it has begun."""
+        """Dead-letter a message that cannot be read. No work on it has begun."""
         job.started_at = None
         self.settle(job, Returned() if job.delivery.dead else refused(error), error)
 
@@ -406,7 +410,7 @@ class Lifecycle:
                 if self._dead_letters is None:
                     delivery.acknowledge()
                     return
-                self._dead_letters.keep(
+                self._dead_letters.add(
                     delivery.message,
                     delivery.queue,
                     end.reason,

@@ -183,7 +183,7 @@ def status_after(outcome: Outcome) -> ExecutionStatus:
 
 
 def without_retry(outcome: Outcome, reason: Reason | None = None) -> Outcome:
-    """The outcome where there is no further try: of a job taken from a dead-letter queue, or past its time limit.
+    """The outcome where there is no further try: of a job received from a dead-letter queue, or past its time limit.
 
     Args:
         outcome: What the policy says.

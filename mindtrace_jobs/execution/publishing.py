@@ -71,7 +71,7 @@ class Publishing:
         publication = Publication(job, message, exchange, routing_key if exchange else queue)
         publication.before()
         if exchange:
-            # An exchange hands on at once; whoever takes the job sees its ETA and puts it back to wait.
+            # An exchange hands on at once; whoever receives the job sees its ETA and postpones it.
             publication.run(self._client.publish, message, exchange=exchange, routing_key=routing_key)
         else:
             publication.run(self._client.publish, message, queue=queue, delay=_seconds_until(message))
@@ -85,7 +85,9 @@ class Publishing:
             PublishError: ``failures`` names each job that the broker refused; the others are on the queue.
         """
         messages = [self.encode(job) for job in jobs]
-        publications = [Publication(job, message, "", queue) for job, message in zip(jobs, messages, strict=True)]
+        publications: list[Publication] = []
+        if _signals() is not None:
+            publications = [Publication(job, message, "", queue) for job, message in zip(jobs, messages, strict=True)]
         for publication in publications:
             publication.before()
         self._client.publish_many(messages, queue)
@@ -196,5 +198,8 @@ class Publication:
 
 
 def _signals() -> Any:
-    """Celery's signals, if they are loaded: else nobody can have connected a receiver."""
-    return sys.modules.get("celery.signals")
+    """Celery's signals, if somebody listens to them; nobody can where they are not loaded."""
+    signals: Any = sys.modules.get("celery.signals")
+    if signals is None or not (signals.before_task_publish.receivers or signals.after_task_publish.receivers):
+        return None
+    return signals

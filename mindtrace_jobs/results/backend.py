@@ -7,6 +7,7 @@ class is called.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -47,8 +48,12 @@ def jobs_backend_class(base: Any) -> Any:
 
 def extended(backend: Any) -> Any:
     """An existing backend, extended: another face of the same object, with its settings and connections."""
-    kind: Any = type(backend)
-    cls = jobs_backend_class(kind)
+    return seen_as(jobs_backend_class, backend)
+
+
+def seen_as(extend: Callable[[Any], Any], backend: Any) -> Any:
+    """A backend as an instance of what ``extend`` makes of its class; both share all that it has."""
+    cls = extend(type(backend))
     face = cls.__new__(cls)
     face.__dict__ = backend.__dict__
     return face

@@ -73,7 +73,7 @@ class JobHandle(Generic[OutputT]):
         """Keep a job that still waits from being run.
 
         Returns:
-            Whether it was still waiting. A job taken in the same instant may run all the same.
+            Whether it was still waiting. A job received in the same instant may run all the same.
 
         Raises:
             JobNotFoundError: nothing is recorded of it: only submitted jobs can be cancelled.

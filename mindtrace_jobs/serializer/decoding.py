@@ -189,10 +189,6 @@ def explain(error: ValidationError, path: str = "") -> list[dict[str, Any]]:
     ]
 
 
-def describe(error: ValidationError) -> str:
-    """The offences in one line."""
-    return _line(explain(error))
-
-
 def _line(errors: list[dict[str, Any]]) -> str:
+    """The offences in one line."""
     return "; ".join(f"{item['field'] or '(all)'}: {item['message']}" for item in errors)

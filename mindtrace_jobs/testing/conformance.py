@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from mindtrace_jobs.testing.dead_letters import DeadLetterConformance, LifeConformance
 from mindtrace_jobs.testing.exchanges import ExchangeConformance
 from mindtrace_jobs.testing.foreign import ForeignMessageConformance
-from mindtrace_jobs.testing.keeping import DeadLetterConformance, LifeConformance
 from mindtrace_jobs.testing.names import NameConformance
 from mindtrace_jobs.testing.queues import QueueConformance
+from mindtrace_jobs.testing.receiving import ReceivingConformance
 from mindtrace_jobs.testing.results import ResultConformance
 from mindtrace_jobs.testing.running import ConsumerConformance
-from mindtrace_jobs.testing.taking import TakingConformance
 
 
 class BackendConformance(
     QueueConformance,
     NameConformance,
     ExchangeConformance,
-    TakingConformance,
+    ReceivingConformance,
     ConsumerConformance,
     ResultConformance,
     DeadLetterConformance,

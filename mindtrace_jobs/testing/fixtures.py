@@ -14,7 +14,7 @@ and ask for them by name::
         assert handle.result(timeout=10) == DetectionOutput(...)
 
 
-    def test_failures_are_kept(orchestrator, job_worker):
+    def test_failures_are_dead_lettered(orchestrator, job_worker):
         orchestrator.publish_message("detection_jobs", broken_job)
         job_worker.run_until_empty("detection_jobs", detect, retry=RetryPolicy(max_retries=0))
         [letter] = orchestrator.dead_letters.list("detection_jobs")

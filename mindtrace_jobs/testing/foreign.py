@@ -154,7 +154,7 @@ class ForeignMessageConformance(Conformance):
     }
 
     @pytest.mark.parametrize("poison", _POISON)
-    def test_poison_raises_a_named_error_is_kept_and_holds_up_nobody(
+    def test_poison_raises_a_named_error_is_dead_lettered_and_holds_up_nobody(
         self, orchestrator: Orchestrator, queue: str, poison: str
     ) -> None:
         message, error, reason = self._POISON[poison]
@@ -203,7 +203,7 @@ class ForeignMessageConformance(Conformance):
             pass
         assert [letter.reason for letter in orchestrator.dead_letters.list(queue)] == [reason]
 
-    def test_poison_that_is_replayed_is_kept_again(self, orchestrator: Orchestrator, queue: str) -> None:
+    def test_poison_that_is_replayed_is_dead_lettered_again(self, orchestrator: Orchestrator, queue: str) -> None:
         orchestrator.declare_queue(queue)
         message, error, _ = self._POISON["garbage"]
         put_raw(orchestrator, queue, message)

@@ -270,7 +270,7 @@ class QueueConformance(Conformance):
         orchestrator.publish_message(queue, image_job("new"))
         assert urls(receive_all(orchestrator, queue)) == ["new"]
 
-    def test_what_was_taken_does_not_come_back_to_a_deleted_queue(
+    def test_what_was_received_does_not_come_back_to_a_deleted_queue(
         self, orchestrator: Orchestrator, other_orchestrator: Orchestrator, queue: str
     ) -> None:
         orchestrator.publish_message(queue, image_job("old"))

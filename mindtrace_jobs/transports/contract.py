@@ -66,7 +66,7 @@ class JobsChannel(Protocol):
     Attributes:
         keeps_records: Whether it can keep a :class:`Record` in the same step as it starts or acknowledges a message.
             Passing one to a channel that cannot raises NotImplementedError.
-        lost_deliveries: Delivery tags of messages that were taken back from this channel, as far as it has noticed:
+        lost_deliveries: Delivery tags of messages that were requeued behind this channel's back, as far as it has noticed:
             somebody else may run them too.
     """
 
@@ -198,7 +198,7 @@ class JobsChannel(Protocol):
         """
 
     def holds(self, delivery_tag: str) -> bool:
-        """Whether a message is still this channel's: neither settled nor taken back.
+        """Whether a message is still this channel's: neither settled nor requeued by others.
 
         May ask the broker, and raise what that raises.
         """
@@ -206,14 +206,14 @@ class JobsChannel(Protocol):
     def acknowledge(self, delivery_tag: str, record: Record | None = None) -> None:
         """The work is done: forget the message, and wait for the broker's word.
 
-        ``lost_deliveries`` tells afterwards whether the message had been taken back before. ``record`` is kept in the
+        ``lost_deliveries`` tells afterwards whether the message had been requeued by others before. ``record`` is kept in the
         same step, unless it had.
         """
 
     def ack_nowait(self, delivery_tag: str, record: Record | None = None) -> None:
         """As ``acknowledge``, without waiting: it may be sent together with the channel's next command.
 
-        A message that had been taken back before shows in ``lost_deliveries`` at the latest with that command.
+        A message that had been requeued before shows in ``lost_deliveries`` at the latest with that command.
         """
 
     def release(self, delivery_tag: str) -> None:
@@ -222,12 +222,12 @@ class JobsChannel(Protocol):
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """As ``ack_nowait``. With ``multiple`` also all that this channel was given before it.
 
-        Never touches another's delivery: if the message was taken back from this channel before, a warning is logged, at
+        Never touches another's delivery: if the message was requeued by others before, a warning is logged, at
         the latest with the channel's next command.
         """
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Drop a held message, or with ``requeue`` put it back to the front of its queue, the next to be delivered.
+        """Drop a held message, or with ``requeue`` requeue it in front, the next to be delivered.
 
         What comes back has ``headers["redelivered"]`` and ``properties["delivery_info"]["redelivered"]`` set to True,
         and the header ``x-delivery-count`` one higher. Only a consumed message on which ``start`` was not called

@@ -45,7 +45,7 @@ OF_DELIVERY: Final = frozenset({REDELIVERED, DELIVERY_COUNT, DEATHS, DEAD_LETTER
 def count(headers: Headers, name: str) -> int:
     """A header that counts something; 0 if it is absent, negative or no integer."""
     value = headers.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if type(value) is int and value > 0 else 0
 
 
 def text(headers: Headers, name: str) -> str | None:
@@ -53,6 +53,8 @@ def text(headers: Headers, name: str) -> str | None:
     value = headers.get(name)
     if not isinstance(value, str):
         return None
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError:  # a lone surrogate, which no server and no log takes
@@ -85,7 +87,7 @@ def log_fields(headers: Headers, queue: str, losses: int) -> dict[str, Any]:
 
     Args:
         headers: The message's.
-        queue: Where it was taken from.
+        queue: Where it was received from.
         losses: How often work on it began and its worker vanished.
     """
     return job_fields(headers.get("id"), headers.get("task"), queue, losses + count(headers, "retries") + 1)

@@ -159,7 +159,7 @@ def decode_task(
         InvalidInputError: the fields do not fit the type, or ``schema`` is not what the message holds.
         DecodeError: not a job in any shape; nothing but DecodeError and its subclasses is ever raised.
     """
-    if content_type and any(refused in str(content_type).lower() for refused in _REFUSED_CONTENT):
+    if content_type != CONTENT_TYPE and any(refused in str(content_type).lower() for refused in _REFUSED_CONTENT):
         raise DecodeError(f"content type {content_type!r} is not accepted: only JSON and the pydantic serializer are")
     tree = parse(body)
     try:

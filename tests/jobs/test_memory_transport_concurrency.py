@@ -228,7 +228,7 @@ def test_two_threads_that_wait_on_one_connection_are_both_woken(connect: Connect
 
 
 @pytest.mark.parametrize("queue_type", ["fifo", "priority"])
-def test_every_message_of_many_threads_is_taken_exactly_once(
+def test_every_message_of_many_threads_is_received_exactly_once(
     connect: Connect, threads: ThreadPoolExecutor, queue_type: str
 ) -> None:
     connect().channel().queue_declare("q", arguments={"x-job-queue": queue_type})

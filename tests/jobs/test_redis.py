@@ -190,7 +190,7 @@ def test_jobs_of_a_batch_that_a_full_server_refuses_are_named() -> None:
         assert orchestrator.queue_status("q") == 1100
 
 
-def test_a_plain_kombu_publishers_job_is_taken(redis_url: str) -> None:
+def test_a_plain_kombu_publishers_job_is_received(redis_url: str) -> None:
     with Orchestrator.from_url(redis_url) as orchestrator:
         orchestrator.declare_queue("q")
         headers = {"lang": "py", "task": "conformance_image", "id": "foreign"}

@@ -137,7 +137,7 @@ def test_consumer_of_very_many_queues_takes_from_the_last(connect: Connect) -> N
 # --- size
 
 
-def test_large_messages_are_sent_and_put_back_a_few_at_a_time() -> None:
+def test_large_messages_are_sent_and_requeued_a_few_at_a_time() -> None:
     texts = [f"{number}".rjust(600_000) for number in range(12)]
     with RedisServer() as own, server(own.url()) as client, connection(own.url(), lease=3600) as source:
         channel = source.default_channel

@@ -125,7 +125,7 @@ def test_job_that_could_not_be_settled_comes_again_to_a_consumer_that_has_credit
         assert not thread.is_alive()
 
 
-def test_job_taken_by_itself_that_could_not_be_acknowledged_is_not_renewed_for_ever(
+def test_a_job_received_by_itself_that_could_not_be_acknowledged_is_not_renewed_for_ever(
     own_url: str, proxy_to: Callable[[str], TcpProxy]
 ) -> None:
     proxy = proxy_to(own_url)

@@ -51,14 +51,14 @@ class JobsConsumerMixin:
         return cast("Lifecycle", found)
 
     def received(self, raw: Any, headers: Mapping[str, Any] | None = None) -> ReceivedJob:
-        """A message as the lifecycle takes it, settled by the message itself until a request takes it over.
+        """A message as the lifecycle sees it, settled by the message itself until a request takes it over.
 
         Args:
             raw: The Kombu message.
             headers: What a message of protocol 1 has in its body.
         """
         queue = queue_of(raw, self.task_consumer)
-        delivery = WorkerDelivery(raw, queue, self.lifecycle.client.delivery_of(raw, queue), raw.ack, raw.requeue)
+        delivery = WorkerDelivery(self.lifecycle.client.delivery_of(raw, queue), raw.ack, raw.requeue)
         headers = delivery.message.headers if headers is None else headers
         task: Any = self.app.tasks.get(wire.text(headers, "task") or "")
         is_job = getattr(task, "is_job", False)
@@ -136,12 +136,12 @@ class JobsConsumerMixin:
         try:
             self.lifecycle.settle(job, end)
         except JobsError as error:
-            self._put_back(message, job, error)
+            self._requeue_unsettled(message, job, error)
 
     @staticmethod
-    def _put_back(message: Any, job: ReceivedJob, error: JobsError) -> None:
-        extra = {"action": "put_back_job", **job.log_fields}
-        log.error("message %s put back, not settled: %s", shown(job.id), error, extra=extra)
+    def _requeue_unsettled(message: Any, job: ReceivedJob, error: JobsError) -> None:
+        extra = {"action": "requeue_job", **job.log_fields}
+        log.error("message %s requeued, not settled: %s", shown(job.id), error, extra=extra)
         if not message.acknowledged:
             message.requeue()
 
@@ -154,7 +154,7 @@ class JobsConsumerMixin:
 
         def on_task_received(message: Any) -> Any:
             if state.should_stop is not None or state.should_terminate is not None:
-                return None  # the worker stops: closing the channel puts it back as it came
+                return None  # the worker stops: closing the channel requeues it as it came
             try:
                 return handle(message) if self._sound(message) else None
             except self.connection_errors + self.channel_errors:
@@ -216,7 +216,7 @@ class JobsConsumerMixin:
             if self.lifecycle.lost_too_often(job, task.policy.max_worker_losses):
                 return False
         except JobsError as error:
-            self._put_back(message, job, error)
+            self._requeue_unsettled(message, job, error)
             return False
         if isinstance(message.headers, dict):
             message.headers[wire.LOSSES] = job.losses

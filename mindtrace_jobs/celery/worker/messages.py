@@ -39,23 +39,28 @@ class WorkerDelivery(Delivery):
     """A delivery that Celery settles, on the thread that owns the channel.
 
     Args:
-        raw, queue: As Delivery's.
         broker: The delivery in the broker's own terms.
         acknowledge, requeue: Celery's ways to settle it.
     """
 
     def __init__(
         self,
-        raw: Any,
-        queue: str,
         broker: Delivery,
         acknowledge: Callable[[], object],
         requeue: Callable[[], object],
     ) -> None:
-        super().__init__(raw, queue, broker.message)
+        super().__init__(broker.message, broker.queue)
         self._broker = broker
         self._acknowledge = acknowledge
         self._requeue = requeue
+
+    @property
+    def redelivered(self) -> bool:
+        return self._broker.redelivered
+
+    @property
+    def delivery_count(self) -> int:
+        return self._broker.delivery_count
 
     @property
     def counted(self) -> bool:

@@ -130,7 +130,7 @@ class JobRequest(Request):  # type: ignore[misc]
         if isinstance(error, JobCancelled):
             return self._on_cancelled(exc_info, send_failed_event, return_ok)
         if self._stopped(error):
-            self._put_back()
+            self._requeue_unsettled()
         elif isinstance(error, JobReturned):
             if error.stop:
                 log.warning(
@@ -173,7 +173,7 @@ class JobRequest(Request):  # type: ignore[misc]
             and (state.should_terminate or self._already_cancelled or self._already_revoked)
         )
 
-    def _put_back(self) -> None:
+    def _requeue_unsettled(self) -> None:
         """The worker ended the process: the message goes back as it came, and this start does not count."""
         if self.acknowledged:
             return  # cancelled, and recorded so
@@ -184,7 +184,7 @@ class JobRequest(Request):  # type: ignore[misc]
             return
         self.job.recorded = self.job.tracked  # a job whose start is not recorded has nothing to take back
         self._settle(Returned())
-        log.info("job %s put back: its process was ended", shown(self.id), extra=self._extra("put_back_job"))
+        log.info("job %s requeued: its process was ended", shown(self.id), extra=self._extra("requeue_job"))
 
     def _on_lost(self, error: BaseException) -> None:
         if self.acknowledged or self._success_was_stored():
@@ -222,7 +222,7 @@ class JobRequest(Request):  # type: ignore[misc]
             self.job.delivery.ended()
 
     def reject(self, requeue: bool = False) -> None:
-        """Put the message back, or dead-letter it where Celery would have it deleted."""
+        """Requeue the message, or dead-letter it where Celery would have it deleted."""
         if self.acknowledged:
             return
         if requeue:
@@ -251,7 +251,7 @@ class JobRequest(Request):  # type: ignore[misc]
         try:
             self.consumer.lifecycle.settle(self.job, end, error)
         except JobsError as failure:
-            log.error("job %s put back, not settled: %s", shown(self.id), failure, extra=self._extra("put_back_job"))  # noqa: TRY400
+            log.error("job %s requeued, not settled: %s", shown(self.id), failure, extra=self._extra("requeue_job"))  # noqa: TRY400
             if not self.acknowledged:
                 super().reject(requeue=True)
         self._mark_recorded()

@@ -117,7 +117,7 @@ class TimeLimitConformance(RunnerRows):
 class InterruptConformance(RunnerRows):
     """A KeyboardInterrupt stops the runner, and is no failure of the job."""
 
-    def test_a_keyboard_interrupt_stops_the_runner_and_puts_its_job_back_untouched(
+    def test_a_keyboard_interrupt_stops_the_runner_and_returns_its_job_untouched(
         self, runners: Runners, runner: Runner
     ) -> None:
         if runners.celery and not runners.processes:

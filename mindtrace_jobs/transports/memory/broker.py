@@ -139,7 +139,7 @@ class Broker:
                 self._pass_on(names)
 
     def acknowledge(self, session: Session, tag: str, multiple: bool = False) -> bool:
-        """Forget a held message, with ``multiple`` also those delivered before it; False if it was taken back."""
+        """Forget a held message, with ``multiple`` also those delivered before it; False if it was requeued before."""
         with self.lock:
             if tag not in session.held:
                 return tag not in session.taken_back
@@ -150,7 +150,7 @@ class Broker:
             return True
 
     def reject(self, session: Session, tag: str, requeue: bool) -> None:
-        """Forget a held message, or put it back to the front of its queue. One that is not held is ignored."""
+        """Forget a held message, or requeue it in front. One that is not held is ignored."""
         with self.lock:
             delivery = self._settle(session, tag)
             if delivery is not None and requeue:

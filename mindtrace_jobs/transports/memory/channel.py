@@ -76,7 +76,7 @@ class Channel(memory.Channel):
         self.broker: Broker = connection.broker
         self.session = Session(connection.link)
         self.events = defaultdict(set)  # Kombu's is one for all channels of the process
-        #: Tags of messages acknowledged here although they had been taken back: somebody else may run them too.
+        #: Tags of messages acknowledged here although others had requeued them: somebody else may run them too.
         self.lost_deliveries: set[str] = set()
         self._consumers: dict[str, Consumer] = {}  # type: ignore[assignment]
         # A channel dropped without close() must not keep its messages for ever.
@@ -247,7 +247,7 @@ class Channel(memory.Channel):
         if not self.broker.acknowledge(self.session, delivery_tag, multiple):
             self.lost_deliveries.add(delivery_tag)
             logger.warning(
-                "acknowledged message %s after it was taken back: it is on its queue again and will run again",
+                "acknowledged message %s after it was requeued: it is on its queue again and will run again",
                 delivery_tag,
             )
 

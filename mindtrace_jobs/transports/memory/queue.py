@@ -71,7 +71,7 @@ class MemoryQueue:
         return self._delayed[0][0] if self._delayed else None
 
     def ready(self) -> int:
-        """How many messages can be taken now."""
+        """How many messages can be received now."""
         self._promote()
         return sum(map(len, self._levels))
 

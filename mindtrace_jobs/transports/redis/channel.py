@@ -54,7 +54,7 @@ class Channel(kombu_redis.Channel):
         exchanges: Exchanges and bindings.
         deliveries: What this channel holds, and its acknowledgements.
         waiter: Claims, and waits in between.
-        consumers: Who takes from which queues.
+        consumers: Who consumes which queues.
     """
 
     QoS: Any = LeasedQoS
@@ -305,7 +305,7 @@ class Channel(kombu_redis.Channel):
                 self.exchanges.unroutable(exchange, routing_key)
 
     def _next_delivery_tag(self) -> str:
-        # Unique, as Kombu's, and cheaper. Deliveries from this transport get another when they are taken.
+        # Unique, as Kombu's, and cheaper. Deliveries from this transport get another when they are received.
         self._published += 1
         return f"{self._published}@{self.store.identity}"
 
@@ -319,7 +319,7 @@ class Channel(kombu_redis.Channel):
         else:
             batch.to_queue(*self.store.publish_args(queue, message, declare=declare, expires=expires))
 
-    # --- taking
+    # --- receiving
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Message | None:
         """See ``JobsChannel.basic_get``."""

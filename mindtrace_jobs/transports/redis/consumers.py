@@ -1,4 +1,4 @@
-"""The consumers of a channel: who takes from which queues, and passing on what was claimed for them."""
+"""The consumers of a channel: who consumes which queues, and passing on what was claimed for them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mindtrace_jobs.transports.redis.deliveries import Deliveries
 from mindtrace_jobs.transports.redis.store import Store
 from mindtrace_jobs.transports.redis.waiter import Waiter
 
-#: Messages taken in one claim when the prefetch count sets no limit.
+#: Messages received in one claim when the prefetch count sets no limit.
 CLAIM_LIMIT = 100
 
 
 class Consumer(NamedTuple):
-    """What takes from a queue; ``no_ack``: without acknowledging."""
+    """What consumes a queue; ``no_ack``: without acknowledging."""
 
     queue: str
     callback: Callable[[Payload], Any]
@@ -34,7 +34,7 @@ class Consumers:
         cycle: Kombu's order of queues: in turn, sorted, or as they were added.
         fair: Give each queue its share of a claim before one gets more; else the first ones go first.
         queues: Returns the queues to claim from.
-        free: Returns how many messages may be taken beside so many in the inbox; None: as many as there are.
+        free: Returns how many messages may be received beside so many in the inbox; None: as many as there are.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Consumers:
         return None
 
     def unregister(self, queue: str) -> None:
-        """Count no consumer of a queue any more, and put back what was claimed for it."""
+        """Count no consumer of a queue any more, and requeue what was claimed for it."""
         self._deliveries.requeue_waiting(queue)
         self._store.unregister([queue])
 
@@ -103,7 +103,7 @@ class Consumers:
     # --- claiming and delivering
 
     def has_credit(self) -> bool:
-        """Tell whether the prefetch count allows to take more."""
+        """Tell whether the prefetch count allows to receive more."""
         return self._free(self._deliveries.waiting) != 0
 
     def claim(self) -> bool:

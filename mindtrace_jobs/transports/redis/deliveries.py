@@ -1,4 +1,4 @@
-"""Deliveries: what a channel has taken and holds, until it is acknowledged, rejected or requeued."""
+"""Deliveries: what a channel has received and holds, until it is acknowledged, rejected or requeued."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Deliveries:
         self._acknowledged_later: set[str] = set()
         self._renewing = False
 
-    # --- taking
+    # --- receiving
 
     def take(self, queue: str, *, no_ack: bool) -> Held | None:
         """Take the next message of a queue, if there is one; it is to be passed to ``hold``, unless ``no_ack``."""
@@ -155,24 +155,24 @@ class Deliveries:
             self._settled(tag)
 
     def requeue(self, tag: str) -> None:
-        """Put a delivery back at the front of its queue."""
+        """Requeue a delivery, in front."""
         self._requeue({tag})
         self._settled(tag)
 
     def requeue_undelivered(self, held: Held) -> None:
-        """Put back what came out of the inbox and was passed to no consumer."""
+        """Requeue what came out of the inbox and was passed to no consumer."""
         self._requeue({held.tag})
 
     def requeue_waiting(self, queue: str) -> None:
-        """Put back what waits in the inbox for a consumer of a queue."""
+        """Requeue what waits in the inbox for a consumer of a queue."""
         self._requeue({held.tag for held in self._inbox if held.queue == queue})
 
     def requeue_all(self) -> None:
-        """Put back everything, in its order: the holder goes away. Nothing is ``settled`` one by one."""
+        """Requeue everything, in its order: the holder goes away. Nothing is ``settled`` one by one."""
         self._requeue(set(self.held), vanished=True)
 
     def _requeue(self, tags: set[str], *, vanished: bool = False) -> None:
-        # A tag tells the order in which it was taken.
+        # A tag tells the order in which it was received.
         self._settle(tags, lambda mine: self.store.requeue(sorted(mine, key=lambda held: held.tag), vanished=vanished))
         self._inbox = deque(held for held in self._inbox if held.tag not in tags)
 

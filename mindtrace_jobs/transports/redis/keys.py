@@ -36,7 +36,7 @@ class Keys:
         sep: Between the parts of a name.
         steps: Kombu's priority steps, ascending; step 0 is the list named like the queue.
         unacked: Hash: delivery tag -> JSON ``[message, exchange, routing key]``.
-        unacked_index: Sorted set: delivery tag -> the time it was taken or last renewed.
+        unacked_index: Sorted set: delivery tag -> the time it was received or last renewed.
         unacked_mutex: Kombu's lock for restoring what stock consumers took.
     """
 

@@ -1,7 +1,7 @@
-"""The thread that keeps this process's leases alive and puts back what dead holders took.
+"""The thread that keeps this process's leases alive and requeues what dead holders held.
 
 One native thread per process, so that leases are renewed while the main thread runs a job, whatever the job does short
-of holding the interpreter's lock. It asks the server for nothing unless this process takes messages.
+of holding the interpreter's lock. It asks the server for nothing unless this process receives messages.
 """
 
 from __future__ import annotations

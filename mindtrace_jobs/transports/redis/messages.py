@@ -55,10 +55,10 @@ def _foreign(raw: bytes, tag: str, queue: str) -> Payload:
 
 
 def requeued(payload: Payload, *, delivered: bool, lost: bool) -> str:
-    """The message to put back on its queue.
+    """The message to requeue.
 
     Args:
-        payload: The message as it was taken.
+        payload: The message as it was received.
         delivered: The delivery counts: work on it may have started.
         lost: Work on it started, and its holder vanished.
     """

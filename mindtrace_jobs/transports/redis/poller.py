@@ -116,7 +116,7 @@ class Poller(kombu_redis.MultiChannelPoller):
         return False
 
     def _restore_stock(self) -> None:
-        """Now and then put back what stock consumers took and let time out, by Kombu's own rule."""
+        """Now and then requeue what stock consumers received and let time out, by Kombu's own rule."""
         if self._restore_at <= time.monotonic():
             for channel in list(self._channels):
                 if channel.active_queues:

@@ -48,7 +48,7 @@ class LeasedQoS(kombu_redis.QoS):
             super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Remove a delivery from the server, or put it back at the front of its queue."""
+        """Remove a delivery from the server, or requeue it in front."""
         if not self.channel.store.claimed(delivery_tag):
             super().reject(delivery_tag, requeue)
         elif requeue:
@@ -72,7 +72,7 @@ class LeasedQoS(kombu_redis.QoS):
         self._dirty.clear()
 
     def free(self, claimed: int) -> int | None:
-        """How many messages may be taken beside the ``claimed`` ones not yet delivered; None: as many as there are."""
+        """How many messages may be received beside the ``claimed`` ones not yet delivered; None: as many as there are."""
         if not self.can_consume():
             return 0
         if "can_consume" in self.__dict__:
@@ -92,7 +92,7 @@ class LeasedQoS(kombu_redis.QoS):
             for tag in others:
                 self.restore_by_tag(tag, client=client)
         except self.channel.connection_errors as error:
-            logger.warning("what was taken and not acknowledged goes back when its lease ends: %s", error)
+            logger.warning("what was received and not acknowledged is requeued when its lease ends: %s", error)
         self._delivered.clear()
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
@@ -107,14 +107,14 @@ class LeasedQoS(kombu_redis.QoS):
                 state.restored = True  # type: ignore[attr-defined]
 
     def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:
-        """Put back what stock consumers let time out. A server without memory refuses the lock for it: then later."""
+        """Requeue what stock consumers let time out. A server without memory refuses the lock for it: then later."""
         try:
             super().restore_visible(start, num, interval)
         except OutOfMemoryError as error:
             logger.debug("looking for what stock consumers left failed: %s", error)
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
-        """Put back a delivery of a stock consumer. One that has a lease is left to those who renew and restore it.
+        """Requeue a delivery of a stock consumer. One that has a lease is left to those who renew and restore it.
 
         This process's clock may be wrong, by which Kombu tells what has timed out; a lease goes by the server's.
         """

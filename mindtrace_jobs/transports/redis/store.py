@@ -41,12 +41,12 @@ Step = tuple[str, Record | None]
 
 @dataclass(slots=True)
 class Held:
-    """A delivery that this process has taken and not yet settled."""
+    """A delivery that this process has received and not yet settled."""
 
     tag: str
     queue: str
     payload: Payload
-    #: Came to a consumer, which may have taken it ahead of time.
+    #: Came to a consumer, which may have received it ahead of time.
     consumed: bool = False
     #: Work on it has started.
     started: bool = False
@@ -63,7 +63,7 @@ class Claim:
     """The result of a claim.
 
     Attributes:
-        deliveries: What was taken, in order.
+        deliveries: What was received, in order.
         short: Whether less was there than asked for.
         due: Seconds until the next delayed message is due, if less was there and one is known.
     """
@@ -143,7 +143,7 @@ class Store:
         """
         return int(self.wire.script(self.scripts["route"], args=self.route_args(exchange, kind, routing_key, payload)))
 
-    # --- taking and settling
+    # --- receiving and settling
 
     def claim(self, queues: Sequence[tuple[str, bool]], wanted: int, share: int, wire: Wire | None = None) -> Claim:
         """Take up to ``wanted`` messages.
@@ -212,7 +212,7 @@ class Store:
         """Put deliveries back at the front of their queues, in their order; returns those that were lost before.
 
         Args:
-            deliveries: In the order in which they were taken.
+            deliveries: In the order in which they were received.
             vanished: Their holder goes away without a word about them; else it requeues them by itself.
         """
         kinds = self.kinds({held.queue for held in deliveries})
@@ -252,7 +252,7 @@ class Store:
         return self.wire.call("ZSCORE", self.keys.named(LEASES), tag) is not None
 
     def restore_expired(self, wire: Wire) -> int:
-        """Put back what holders took whose lease expired; returns how many messages."""
+        """Requeue what holders held whose lease expired; returns how many messages."""
         count = 0
         while True:
             found = wire.script(self.scripts["expired"], args=[PORTION, PORTION_SIZE])
@@ -329,7 +329,7 @@ class Store:
                 return found
 
     def peek(self, queue: str, limit: int) -> list[Payload]:
-        """The first messages of a queue in the order they would be taken; nothing is taken."""
+        """The first messages of a queue in the order they would be received; they stay."""
         if limit < 1:
             return []
         found = self.wire.script(self.scripts["peek"], args=[queue, limit])

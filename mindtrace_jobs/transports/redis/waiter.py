@@ -1,4 +1,4 @@
-"""Waiting for messages without taking any and without asking again and again.
+"""Waiting for messages without receiving any and without asking again and again.
 
 The claim is sent over a connection with server-assisted client-side caching on (``CLIENT TRACKING``). A claim that finds
 less than it wanted has read the keys of its queues, so the server tells this connection when one of them changes,

@@ -73,7 +73,7 @@ def test_jobs_may_fork_and_run_programs(worker: Worker, broker: Broker, tmp_path
         assert lines(path) == ["begin 1", "forked", "end 1"]
 
 
-def test_a_job_over_its_time_limit_is_kept(worker: Worker, broker: Broker) -> None:
+def test_a_job_over_its_time_limit_is_dead_lettered(worker: Worker, broker: Broker) -> None:
     sent = broker.app.send_task(
         "stack_deed_detection",
         args=[Job(payload=DeedSchema(input=DeedInput(deed="hang")))],
@@ -86,7 +86,7 @@ def test_a_job_over_its_time_limit_is_kept(worker: Worker, broker: Broker) -> No
     assert (letter.id, letter.reason) == (sent.id, "time-limit")
 
 
-def test_poison_is_kept_and_the_worker_goes_on(worker: Worker, broker: Broker, tmp_path: Path) -> None:
+def test_poison_is_dead_lettered_and_the_worker_goes_on(worker: Worker, broker: Broker, tmp_path: Path) -> None:
     broker.publish("detection_jobs", b'"hello"', {"task": "stack.add", "id": "green-poison"}, "application/json")
     wait_until(lambda: broker.orchestrator.dead_letters.count("detection_jobs"), "the dead letter")
     (letter,) = broker.orchestrator.dead_letters.list("detection_jobs")

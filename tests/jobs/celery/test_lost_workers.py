@@ -24,7 +24,7 @@ def deed(name: str, path: Path) -> Job[DeedSchema]:
     return Job(payload=DeedSchema(input=DeedInput(deed=name, path=str(path), seconds=PATIENCE)))  # type: ignore[arg-type]
 
 
-def test_a_job_that_kills_its_process_is_kept_after_three_losses(
+def test_a_job_that_kills_its_process_is_dead_lettered_after_three_losses(
     broker: Broker, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
     start_worker(pool="prefork", queues=("celery", "killer_jobs"))
@@ -39,7 +39,7 @@ def test_a_job_that_kills_its_process_is_kept_after_three_losses(
     assert broker.orchestrator.queue_status("killer_jobs") == 0
 
 
-def test_a_job_that_kills_its_whole_worker_is_kept_after_three_losses(
+def test_a_job_that_kills_its_whole_worker_is_dead_lettered_after_three_losses(
     broker: Broker, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
     path = tmp_path / "deeds"

@@ -80,7 +80,9 @@ def still_works(broker: Broker) -> bool:
 
 
 @pytest.mark.parametrize("case", [*BAD, *FATAL])
-def test_a_bad_message_is_kept_as_it_was_and_the_worker_goes_on(case: str, worker: Worker, broker: Broker) -> None:
+def test_a_bad_message_is_dead_lettered_as_it_was_and_the_worker_goes_on(
+    case: str, worker: Worker, broker: Broker
+) -> None:
     body, headers, content_type, reason = {**BAD, **FATAL}[case]
     broker.orchestrator.dead_letters.purge(QUEUE)
     broker.publish(QUEUE, body, headers, content_type)
@@ -134,7 +136,7 @@ def submit(broker: Broker, **deed: Any) -> Any:
         ("wrong output", "invalid-output", "InvalidOutputError"),
     ],
 )
-def test_a_job_that_fails_for_good_is_kept(
+def test_a_job_that_fails_for_good_is_dead_lettered(
     deed: str, reason: str, error_type: str, worker: Worker, broker: Broker
 ) -> None:
     handle = submit(broker, deed=deed)
@@ -146,7 +148,7 @@ def test_a_job_that_fails_for_good_is_kept(
     assert found.worker == worker.name
 
 
-def test_retries_are_counted_before_a_job_is_kept(worker: Worker, broker: Broker, tmp_path: Any) -> None:
+def test_retries_are_counted_before_a_job_is_dead_lettered(worker: Worker, broker: Broker, tmp_path: Any) -> None:
     handle = submit(broker, deed="work", path=str(tmp_path / "no such folder" / "file"))
     with pytest.raises(JobFailedError):
         handle.result(30)
@@ -154,14 +156,14 @@ def test_retries_are_counted_before_a_job_is_kept(worker: Worker, broker: Broker
     assert (found.reason, found.error_type, found.retries) == ("retries-exhausted", "FileNotFoundError", 1)
 
 
-def test_invalid_input_is_kept(worker: Worker, broker: Broker) -> None:
+def test_invalid_input_is_dead_lettered(worker: Worker, broker: Broker) -> None:
     sent = broker.plain.send_task("stack_detection", kwargs={"wrong": 1}, queue=QUEUE)
     found = letter(broker, sent.id)
     assert (found.reason, found.error_type) == ("invalid-input", "InvalidInputError")
     assert "image: Field required" in found.error
 
 
-def test_invalid_input_in_our_own_format_is_kept(worker: Worker, broker: Broker) -> None:
+def test_invalid_input_in_our_own_format_is_dead_lettered(worker: Worker, broker: Broker) -> None:
     job = Job(payload=DetectionSchema(input=DetectionInput(image="x")))
     message = encode(job)
     broken = message.body.replace(b'"threshold":0.5', b'"threshold":"high"')
@@ -172,7 +174,7 @@ def test_invalid_input_in_our_own_format_is_kept(worker: Worker, broker: Broker)
     assert broker.orchestrator.job_status(job.id) is ExecutionStatus.FAILED
 
 
-def test_an_unknown_schema_is_kept(worker: Worker, broker: Broker) -> None:
+def test_an_unknown_schema_is_dead_lettered(worker: Worker, broker: Broker) -> None:
     job = Job(payload=DetectionSchema(input=DetectionInput(image="x")))
     message = encode(job)
     body = message.body.replace(b"stack_detection", b"nobodys_schema").replace(
@@ -182,7 +184,7 @@ def test_an_unknown_schema_is_kept(worker: Worker, broker: Broker) -> None:
     assert letter(broker, job.id).reason == "unknown-type"
 
 
-def test_an_expired_job_is_kept(worker: Worker, broker: Broker) -> None:
+def test_an_expired_job_is_dead_lettered(worker: Worker, broker: Broker) -> None:
     job = Job(payload=DeedSchema(input=DeedInput()))
     handle = broker.orchestrator.submit(job, expires=-1.0)
     with pytest.raises(JobFailedError, match="expired"):
@@ -200,7 +202,9 @@ def send_limited(broker: Broker, deed: DeedInput, **limits: float) -> Any:
 @pytest.mark.parametrize(
     ("limit", "error_type"), [("time_limit", "TimeLimitExceeded"), ("soft_time_limit", "SoftTimeLimitExceeded")]
 )
-def test_a_job_over_its_time_limit_is_kept(limit: str, error_type: str, worker: Worker, broker: Broker) -> None:
+def test_a_job_over_its_time_limit_is_dead_lettered(
+    limit: str, error_type: str, worker: Worker, broker: Broker
+) -> None:
     sent = send_limited(broker, DeedInput(deed="hang"), **{limit: 1})
     found = letter(broker, sent.id)
     assert (found.reason, found.error_type) == ("time-limit", error_type)
@@ -215,7 +219,7 @@ def test_a_job_may_catch_its_soft_time_limit_and_end_well(worker: Worker, broker
     assert path.read_text().splitlines() == ["begin 1", "time is up", "end 1"]
 
 
-def test_a_kept_job_is_replayed_as_it_was(worker: Worker, broker: Broker, tmp_path: Any) -> None:
+def test_a_dead_letter_is_replayed_as_it_was(worker: Worker, broker: Broker, tmp_path: Any) -> None:
     folder = tmp_path / "later"
     handle = submit(broker, path=str(folder / "deeds"))
     with pytest.raises(JobFailedError):

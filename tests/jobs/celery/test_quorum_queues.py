@@ -55,7 +55,7 @@ def kill_in_mid_job(broker: Broker, start_worker: Callable[..., Worker], path: P
         worker.kill_main()
 
 
-def test_jobs_that_only_waited_in_killed_workers_are_run_and_the_others_kept(
+def test_jobs_that_only_waited_in_killed_workers_are_run_and_the_others_dead_lettered(
     broker: Broker, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"

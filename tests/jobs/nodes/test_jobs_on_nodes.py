@@ -80,7 +80,7 @@ def test_a_producer_of_plain_messages_has_its_jobs_validated_and_its_tasks_run(
     assert [(letter.id, letter.reason) for letter in letters(orchestrator, queue)] == [(wrong.id, "invalid-input")]
 
 
-def test_a_message_that_would_end_a_stock_worker_is_kept_and_the_worker_goes_on(
+def test_a_message_that_would_end_a_stock_worker_is_dead_lettered_and_the_worker_goes_on(
     celery_setup: CeleryTestSetup, orchestrator: Orchestrator
 ) -> None:
     app, worker = celery_setup.app, celery_setup.worker

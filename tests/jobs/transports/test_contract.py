@@ -536,7 +536,7 @@ def test_message_is_held_until_it_is_acknowledged(channel: Any, connect: Connect
     assert counts(other) == EMPTY
 
 
-def test_message_taken_without_acknowledgement_is_gone(channel: Any, connect: Connect) -> None:
+def test_a_message_received_without_acknowledgement_is_gone(channel: Any, connect: Connect) -> None:
     for body in "ab":
         publish(channel, body)
     get(channel, no_ack=True)

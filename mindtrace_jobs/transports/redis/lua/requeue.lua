@@ -1,5 +1,5 @@
 -- Puts deliveries back at the front of their lists, in the order given.
--- ARGV: '1' to put back only those whose lease has expired; then for each: delivery tag, list, message.
+-- ARGV: '1' to requeue only those whose lease has expired; then for each: delivery tag, list, message.
 -- Returns the tags that were not there any more.
 -- A delivery goes only when its message is in its place, since an error ends the script there. ZREM comes first all the
 -- same: a script whose first write needs no memory may go on when maxmemory is reached.

@@ -24,7 +24,7 @@ def test_jobs_and_tasks_are_composed() -> None:
     assert (chord(jobs, count.s()) | discount.s(50)).delay().get(timeout=30) == 3.0
 
 
-def test_a_job_that_cannot_succeed_is_kept() -> None:
+def test_a_job_that_cannot_succeed_is_dead_lettered() -> None:
     handle = look.submit(ShelfInput(image=""))
     with pytest.raises(JobFailedError, match="no picture"):
         handle.result(30)

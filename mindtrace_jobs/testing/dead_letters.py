@@ -136,9 +136,7 @@ class DeadLetterConformance(Conformance):
         assert orchestrator.dead_letters.replay(f"{queue}.dlq") == [job.id]
         assert receive_all(orchestrator, queue) == [job]
 
-    def test_a_dead_letter_whose_worker_vanished_can_be_taken_by_hand(
-        self, orchestrator: Orchestrator, queue: str
-    ) -> None:
+    def test_a_dead_letter_whose_worker_vanished_can_be_received(self, orchestrator: Orchestrator, queue: str) -> None:
         lost = encode(image_job("a"))
         orchestrator.client.publish(replace(lost, headers={**lost.headers, LOSSES: 99}), queue=f"{queue}.dlq")
         with orchestrator.receiving(f"{queue}.dlq", timeout=PATIENCE) as dead:

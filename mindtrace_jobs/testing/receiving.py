@@ -16,7 +16,7 @@ from mindtrace_jobs.testing.base import PATIENCE, QUICK, Conformance, can, recei
 from mindtrace_jobs.testing.models import ImageOutput, ImageSchema, TrainingSchema, image_job, urls
 
 
-class TakingConformance(Conformance):
+class ReceivingConformance(Conformance):
     """``receiving``, delays and expiry, and what comes back."""
 
     # --- receiving
@@ -74,13 +74,13 @@ class TakingConformance(Conformance):
             assert time.monotonic() - start >= 0.2
             assert urls([job]) == ["a"]
 
-    def test_an_interrupted_block_gives_its_job_back_at_the_front(self, orchestrator: Orchestrator, queue: str) -> None:
+    def test_an_interrupted_block_requeues_its_job_in_front(self, orchestrator: Orchestrator, queue: str) -> None:
         orchestrator.publish_many(queue, [image_job("a"), image_job("b")])
         with pytest.raises(KeyboardInterrupt), orchestrator.receiving(queue):
             raise KeyboardInterrupt
         assert urls(receive_all(orchestrator, queue)) == ["a", "b"]
 
-    def test_a_job_in_hand_is_nobody_elses(
+    def test_a_received_job_is_nobody_elses(
         self, orchestrator: Orchestrator, other_orchestrator: Orchestrator, queue: str
     ) -> None:
         orchestrator.publish_message(queue, image_job("a"))
