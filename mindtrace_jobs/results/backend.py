@@ -1,8 +1,8 @@
 """Celery's result backends, extended where jobs need more than Celery keeps, or less than it does.
 
 A subclass of the backend's own class writes a job's state into the metadata of its result, whatever ``result_extended``
-says, and leaves an exception as it was written instead of making it again: what stands in a record must not choose which
-class is called.
+says. Another reads records, and leaves an exception as it was written instead of making it again: what stands in a record
+must not choose which class is called.
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ def jobs_backend_class(base: Any) -> Any:
             job_state = getattr(request, "job_state", None)
             return meta if job_state is None else {**meta, **job_state.meta()}
 
-        def exception_to_python(self, exc: Any) -> Any:
-            return exc
-
         def __reduce__(self, *args: Any, **kwargs: Any) -> Any:
             # An AsyncResult is pickled with its backend, which another process makes again by its own class.
             make, (_, *rest) = super().__reduce__(*args, **kwargs)
@@ -46,9 +43,22 @@ def jobs_backend_class(base: Any) -> Any:
     return JobsBackend
 
 
+@cache
+def records_backend_class(base: Any) -> Any:
+    """A subclass of ``jobs_backend_class`` for the records of jobs, which are not read as Celery's results are."""
+    jobs: Any = jobs_backend_class(base)
+
+    class RecordsBackend(jobs):  # type: ignore[misc]
+        def exception_to_python(self, exc: Any) -> Any:
+            return exc
+
+    RecordsBackend.__name__ = RecordsBackend.__qualname__ = base.__name__
+    return RecordsBackend
+
+
 def extended(backend: Any) -> Any:
-    """An existing backend, extended: another face of the same object, with its settings and connections."""
-    return seen_as(jobs_backend_class, backend)
+    """An existing backend, for the records of jobs: another face of the same object, with its settings and connections."""
+    return seen_as(records_backend_class, backend)
 
 
 def seen_as(extend: Callable[[Any], Any], backend: Any) -> Any:

@@ -98,7 +98,7 @@ class ResultStore:
         from celery import Celery
         from celery.app.backends import by_url
 
-        from mindtrace_jobs.results.backend import jobs_backend_class
+        from mindtrace_jobs.results.backend import records_backend_class
 
         app = Celery("mindtrace_jobs", set_as_current=False)
         app.conf.update(
@@ -112,7 +112,7 @@ class ResultStore:
         try:
             cls, url = by_url(self._url, app.loader)
             hold_over_forks(type(app), cls)
-            return jobs_backend_class(cls)(app=app, url=url)
+            return records_backend_class(cls)(app=app, url=url)
         except Exception as error:
             raise ConfigurationError(
                 f"the result backend {without_password(self._url or '')!r} cannot be used: {summary(error)}"

@@ -26,9 +26,6 @@ from tests.jobs.fault_worker import PATIENCE, Worker
 from tests.jobs.servers import RabbitMQServer, RedisServer, TcpProxy
 from tests.jobs.servers.base import free_port
 
-# Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
-
 SECRET = "p4ss/w0rd:s3cret"
 QUOTED = "p4ss%2Fw0rd%3As3cret"
 

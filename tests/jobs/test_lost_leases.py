@@ -16,9 +16,6 @@ from tests.jobs.fault_worker import PATIENCE, Worker
 from tests.jobs.redis_channels import connection, server, tracks
 from tests.jobs.servers import TcpProxy, wait_until
 
-# Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
-
 OPTIONS = {"lease": 1.0, "socket_timeout": 1.0, "connect_timeout": 1.0}
 
 

@@ -22,9 +22,6 @@ from tests.jobs.fault_worker import Worker
 from tests.jobs.servers import RedisServer, wait_until
 from tests.jobs.servers.base import free_port
 
-# Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
-
 
 def test_every_kind_of_job_is_still_there_after_the_server_was_killed(own_redis_server: RedisServer) -> None:
     options = {"lease": 1.0}

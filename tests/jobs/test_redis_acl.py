@@ -17,9 +17,6 @@ from tests.jobs.redis_channels import PATIENCE, connection, consume, drain, publ
 from tests.jobs.servers import RedisServer
 from tests.jobs.test_redis_transport_celery import Worker, make_app
 
-# Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
-
 PREFIX = "site:"
 
 

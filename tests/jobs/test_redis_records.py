@@ -18,9 +18,6 @@ from mindtrace_jobs.testing.models import ImageOutput, ImageSchema, image_job
 from mindtrace_jobs.transports.contract import Record
 from tests.jobs.redis_channels import connection, get, publish, server, vanish
 
-# Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
-
 KEY = "celery-task-meta-x"
 WHEN = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 

@@ -26,9 +26,6 @@ from tests.jobs.redis_channels import PATIENCE, connection, consume, drain, publ
 from tests.jobs.servers.base import HOST
 from tests.jobs.tls import Certificates, TLSRabbitMQServer, TLSRedisServer
 
-# Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
-
 UNTRUSTED = r"does not prove who it is.*CERTIFICATE_VERIFY_FAILED"
 
 

@@ -77,10 +77,3 @@ def new_project(broker: Broker, tmp_path: Path) -> Iterator[Callable[..., Projec
     yield make
     for project in made:
         project.close()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Celery's Redis backend calls what redis-py says is out of date.
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"))

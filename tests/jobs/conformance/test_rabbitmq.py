@@ -6,9 +6,6 @@ import pytest
 
 from mindtrace_jobs.testing import BackendConformance
 
-# Celery's Redis result backend calls a redis-py method that redis-py has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
-
 
 class TestRabbitMQClient(BackendConformance):
     @pytest.fixture

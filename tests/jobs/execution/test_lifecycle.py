@@ -143,6 +143,20 @@ def test_results_of_a_job_task_can_be_pickled(redis_url: str) -> None:
     app.close()
 
 
+def test_a_job_tasks_own_async_result_raises_what_the_job_raised(redis_url: str) -> None:
+    app = Celery("raised", broker="memory://raised", backend=redis_url)
+    install(app)
+
+    @job_task(app, ImageSchema)
+    def look(input: ImageInput) -> ImageOutput:  # noqa: A002
+        raise NotImplementedError
+
+    app.backend.store_result("x", LookupError("nothing there"), "FAILURE")
+    with pytest.raises(LookupError, match="nothing there"):
+        look.AsyncResult("x").get(timeout=PATIENCE)
+    app.close()
+
+
 def test_while_the_results_are_away_jobs_run_once_and_hold_up_nobody(memory_url: str) -> None:
     ran: list[str] = []
 

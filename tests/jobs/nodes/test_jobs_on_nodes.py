@@ -25,8 +25,6 @@ from tests.jobs.servers import wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("pool"),
-    # Celery's Redis backend calls what redis-py says is out of date.
-    pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"),
 ]
 
 PATIENCE = 60.0

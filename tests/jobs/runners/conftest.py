@@ -53,10 +53,3 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     named = (item.callspec.params.get("runners") for item in session.items if hasattr(item, "callspec"))
     if any(str(name).startswith("rabbitmq") for name in named) and not session.config.option.collectonly:
         rabbitmq(session.config)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Celery's Redis backend calls what redis-py says is out of date.
-    for item in items:
-        if "runners" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"))
