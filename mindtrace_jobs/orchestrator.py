@@ -29,6 +29,7 @@ from mindtrace_jobs.execution.retry import RetryPolicy
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobSchema, OutputT
 from mindtrace_jobs.results import AppResultStore, JobHandle, JobRecord, JobState, ResultStore, output_of, worker_name
 from mindtrace_jobs.routing import AppRouter, JobRouter
+from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
 SchemaT = TypeVar("SchemaT", bound=JobSchema[Any, Any])
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
@@ -119,19 +120,28 @@ class Orchestrator:
         return cls(client.from_url(url, **(client_options or {})), **options)
 
     @classmethod
-    def from_celery(cls, app: Any, *, lease: float | None = None, **options: Any) -> Self:
+    def from_celery(
+        cls,
+        app: Any,
+        *,
+        lease: float | None = None,
+        max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
+        **options: Any,
+    ) -> Self:
         """An orchestrator on a Celery app's broker, routes and result backend, with the app's settings for each.
 
         Args:
             app: The app, configured or not yet: its settings are read now.
             lease: As RedisClient's; default what the app was installed with, else 60 seconds.
+            max_decompressed_bytes: As a client's.
             options: Further arguments of the orchestrator.
 
         Raises:
             ConfigurationError: the app's broker is none that this package has a client for.
         """
         options.setdefault("router", AppRouter(app))
-        return cls(client_for(app, lease=lease), results=AppResultStore(app), **options)
+        client = client_for(app, lease=lease, max_decompressed_bytes=max_decompressed_bytes)
+        return cls(client, results=AppResultStore(app), **options)
 
     def __repr__(self) -> str:
         return f"Orchestrator({self.client!r})"

@@ -11,6 +11,7 @@ from mindtrace_jobs import _forks
 from mindtrace_jobs.execution.lifecycle import Lifecycle
 from mindtrace_jobs.orchestrator import Orchestrator
 from mindtrace_jobs.routing import JobRouter
+from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
 _lock = threading.Lock()
 _installed: WeakKeyDictionary[Any, Installation] = WeakKeyDictionary()
@@ -26,6 +27,7 @@ class Installation:
         dead_letters: Whether what cannot run is kept in ``<queue>.dlq``.
         track: Whether the start of every job is recorded, not only of submitted ones.
         max_worker_losses: How often a job may lose its worker before it is dead-lettered.
+        max_decompressed_bytes: Most bytes that a compressed body may have when it is decompressed; None: any number.
         router: Where jobs go that the app's own routes do not mention; None: by the documented rules.
     """
 
@@ -34,6 +36,7 @@ class Installation:
     dead_letters: bool = True
     track: bool = False
     max_worker_losses: int = 3
+    max_decompressed_bytes: int | None = MAX_DECOMPRESSED
     router: JobRouter | None = None
     _orchestrator: Orchestrator | None = field(default=None, repr=False)
     _made_for: tuple[Any, ...] = ()
@@ -42,10 +45,13 @@ class Installation:
     def orchestrator(self) -> Orchestrator:
         """An orchestrator on the app's broker and results; another one when the app's broker has changed."""
         conf = self.app.conf
-        wanted = (str(conf.broker_write_url), str(conf.broker_transport_options), str(conf.broker_use_ssl), self.lease)
+        broker = (conf.broker_write_url, conf.broker_transport_options, conf.broker_use_ssl)
+        wanted = (*map(str, broker), self.lease, self.max_decompressed_bytes)
         with _lock:
             if self._orchestrator is None or self._made_for != wanted:
-                self._orchestrator = Orchestrator.from_celery(self.app, lease=self.lease)
+                self._orchestrator = Orchestrator.from_celery(
+                    self.app, lease=self.lease, max_decompressed_bytes=self.max_decompressed_bytes
+                )
                 self._made_for = wanted
             return self._orchestrator
 

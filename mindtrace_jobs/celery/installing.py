@@ -11,6 +11,7 @@ from mindtrace_jobs.celery.logs import connect
 from mindtrace_jobs.celery.typed_json import register_types
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.routing import JobRouter
+from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
 SERIALIZER = "pydantic"
 #: By name: settings can then be printed, copied and written to a file.
@@ -30,6 +31,7 @@ def install(
     dead_letters: bool = True,
     track: bool = False,
     max_worker_losses: int = 3,
+    max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
     router: JobRouter | None = None,
 ) -> None:
     """Let a Celery app run typed jobs. Its plain tasks keep serializer, queues, options, results and wire bytes.
@@ -51,18 +53,23 @@ def install(
         dead_letters: Keep what cannot run in ``<queue>.dlq``; without it Celery drops it.
         track: Record the start of every job, so that its status says running; else only of submitted jobs.
         max_worker_losses: How often a job may take its worker process down before it is dead-lettered.
+        max_decompressed_bytes: Most bytes that a compressed body, also a plain task's, may have when it is decompressed;
+            beyond it is dead-lettered. None: any number. Default 64 MiB.
         router: Where jobs go that the app's own routes do not mention. Default the router of an earlier call, else the
             documented rules.
 
     Raises:
-        ConfigurationError: ``lease`` or ``max_worker_losses`` is not positive.
+        ConfigurationError: ``lease``, ``max_worker_losses`` or ``max_decompressed_bytes`` is not positive.
     """
     app = real_app(app)
     if lease <= 0:
         raise ConfigurationError(f"lease is {lease}; it must be a positive number of seconds")
     if max_worker_losses < 1:
         raise ConfigurationError(f"max_worker_losses is {max_worker_losses}; it must be at least 1")
+    if max_decompressed_bytes is not None and max_decompressed_bytes < 1:
+        raise ConfigurationError(f"max_decompressed_bytes is {max_decompressed_bytes}; it must be at least 1, or None")
     found = installation.find(app) or Installation(app)
+    found.max_decompressed_bytes = max_decompressed_bytes
     found.lease, found.dead_letters, found.track = lease, dead_letters, track
     found.max_worker_losses, found.router = max_worker_losses, router or found.router
     installation.remember(found)

@@ -169,12 +169,22 @@ class RunningJob:
                 f"content type {message.content_type!r:.80} is not in the app's accept_content: nothing was read"
             )
         if message.content_type in _JSON:
-            job, embed = decode_task(message.body, message.headers, message.content_type, self._task.schema)
+            limit = self._lifecycle.client.max_decompressed_bytes
+            job, embed = decode_task(message.body, message.headers, message.content_type, self._task.schema, limit)
         else:
-            found, named, embed = _loads(message, accepted)
+            found, named, embed = self._loads(message, accepted)
             job = job_from(found, named, self._task.schema, self._request.id)
         vars(self._request).update(embed or {})
         return job
+
+    def _loads(self, message: Message, accepted: Any) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+        """A task body in another serializer that the app accepts, as Kombu reads it."""
+        body = message.unpacked(self._lifecycle.client.max_decompressed_bytes)
+        try:
+            args, kwargs, embed = loads(body, message.content_type, message.content_encoding, accept=accepted)
+            return list(args), dict(kwargs), dict(embed or {})
+        except Exception as error:
+            raise DecodeError(f"not a Celery task body ({type(error).__name__})") from error
 
     def _show(self, job: Job[Any]) -> None:
         """Let Celery's hooks and ``self.retry()`` see the job where the message was."""
@@ -263,15 +273,6 @@ class RunningJob:
     def cancelled(self) -> bool:
         """Whether somebody has cancelled the job."""
         return self._results.cancelled(self._request.id)
-
-
-def _loads(message: Message, accepted: Any) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    """A task body in another serializer that the app accepts, as Kombu reads it."""
-    try:
-        args, kwargs, embed = loads(message.body, message.content_type, message.content_encoding, accept=accepted)
-        return list(args), dict(kwargs), dict(embed or {})
-    except Exception as error:
-        raise DecodeError(f"not a Celery task body ({type(error).__name__})") from error
 
 
 def _ends_process(error: BaseException) -> bool:

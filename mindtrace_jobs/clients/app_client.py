@@ -12,6 +12,7 @@ from mindtrace_jobs.clients.rabbitmq import RabbitMQClient
 from mindtrace_jobs.clients.redis import LEASE, RedisClient
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.transports import REPLACED, our_url, register_aliases
+from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
 #: What Celery uses when no broker is configured.
 _DEFAULT_BROKER = "amqp://"
@@ -37,7 +38,9 @@ def speaks_amqp(app: Any) -> bool:
     return broker_scheme(app) in _RABBITMQ
 
 
-def client_for(app: Any, *, lease: float | None = None) -> Client:
+def client_for(
+    app: Any, *, lease: float | None = None, max_decompressed_bytes: int | None = MAX_DECOMPRESSED
+) -> Client:
     """A client for the app's broker, with the app's TLS, timeout and transport options.
 
     Of several brokers for failover the kind of the first one counts.
@@ -48,13 +51,17 @@ def client_for(app: Any, *, lease: float | None = None) -> Client:
     conf = app.conf
     url, scheme = broker_url(app), broker_scheme(app)
     options = dict(conf.broker_transport_options or {})
-    common: dict[str, Any] = {"ssl": conf.broker_use_ssl or False}
+    common: dict[str, Any] = {
+        "ssl": conf.broker_use_ssl or False,
+        "max_decompressed_bytes": max_decompressed_bytes,
+    }
     if conf.broker_connection_timeout:
         common["connect_timeout"] = float(conf.broker_connection_timeout)
     if scheme == "memory":
         register_aliases()
         with Connection(our_url(url), transport_options=options) as connection:
-            return LocalClient(connection.transport.broker.broker_id)
+            broker_id = connection.transport.broker.broker_id
+            return LocalClient(broker_id, max_decompressed_bytes=max_decompressed_bytes)
     if scheme in _REDIS:
         if scheme == "rediss" and not common["ssl"] and "ssl_" not in url.partition("?")[2]:
             # As the app's own connections, for which Kombu checks no certificate then.

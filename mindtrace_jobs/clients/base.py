@@ -37,6 +37,7 @@ from mindtrace_jobs.errors import (
 from mindtrace_jobs.jobs import BackendType
 from mindtrace_jobs.transports.contract import EXCHANGE_ARGUMENT, QUEUE_TYPE_ARGUMENT
 from mindtrace_jobs.wire.message import Message
+from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
 T = TypeVar("T")
 
@@ -52,6 +53,8 @@ class Client(ABC):
         url: The broker's URL, for messages, where its password is left out.
         connect_timeout: Seconds until an unreachable broker raises BrokerUnavailableError.
         result_backend: URL of the Celery result backend for status and results; None for the client's own default.
+        max_decompressed_bytes: Most bytes that a compressed body may have when it is decompressed, beyond which the job is
+            dead-lettered; None: any number. Default 64 MiB.
     """
 
     backend: ClassVar[BackendType]
@@ -64,13 +67,19 @@ class Client(ABC):
         *,
         connect_timeout: float = CONNECT_TIMEOUT,
         result_backend: str | None = None,
+        max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
     ) -> None:
         if connect_timeout <= 0:
             raise ConfigurationError(f"connect_timeout is {connect_timeout}; it must be a positive number of seconds")
+        if max_decompressed_bytes is not None and max_decompressed_bytes <= 0:
+            raise ConfigurationError(
+                f"max_decompressed_bytes is {max_decompressed_bytes}; it must be a positive number, or None for no limit"
+            )
+        self.max_decompressed_bytes = max_decompressed_bytes
         self.connection = connection
         self._url = url
         self.result_backend = result_backend
-        self._pool = Pool(connection, connect_timeout)
+        self._pool = Pool(connection, connect_timeout, max_decompressed_bytes)
         #: A block in which what the driver raises comes out as an error of this package.
         self.mapped = ErrorMapping(self.where, lambda: self.connection.transport.connection_errors)
         self._known_types: dict[str, QueueType] = {}

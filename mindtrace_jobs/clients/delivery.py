@@ -329,13 +329,20 @@ class AmqpDelivery(KombuDelivery):
             return None
 
 
+def body_of(raw: Any) -> bytes:
+    """The body of a message of Kombu's, as it was delivered."""
+    packed = raw.packed
+    return packed.encode("utf-8", "surrogatepass") if isinstance(packed, str) else bytes(packed or b"")
+
+
 def message_of(raw: Any) -> Message:
-    """What Kombu delivered, without what belongs to this one delivery: publishing it again makes an equal message."""
-    body = raw.body.encode("utf-8", "surrogatepass") if isinstance(raw.body, str) else bytes(raw.body or b"")
-    # Kombu has unpacked a compressed body, or noted in ``errors`` that it could not.
-    gone = _DELIVERY_HEADERS if raw.errors else _DELIVERY_HEADERS | {wire.COMPRESSION}
-    headers = {name: value for name, value in raw.headers.items() if name not in gone}
+    """What Kombu delivered, without what belongs to this one delivery: publishing it again makes an equal message.
+
+    Args:
+        raw: A message of Kombu's, still packed (see ``transports.packed``).
+    """
+    headers = {name: value for name, value in raw.headers.items() if name not in _DELIVERY_HEADERS}
     properties = {name: value for name, value in raw.properties.items() if name in _PROPERTIES and value is not None}
     content_type = raw.content_type if isinstance(raw.content_type, str) else ""
     encoding = raw.content_encoding if isinstance(raw.content_encoding, str) else ""
-    return Message(body, headers, content_type, encoding, properties)
+    return Message(body_of(raw), headers, content_type, encoding, properties)

@@ -10,6 +10,7 @@ from mindtrace_jobs.clients.kombu_api import Connection
 from mindtrace_jobs.clients.types import Capability
 from mindtrace_jobs.clients.virtual import VirtualClient
 from mindtrace_jobs.jobs import BackendType
+from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
 
 class LocalClient(VirtualClient):
@@ -20,6 +21,8 @@ class LocalClient(VirtualClient):
     Args:
         broker_id: Which of the process's brokers to use.
         result_backend: URL of a Celery result backend; default in memory, per broker id.
+        max_decompressed_bytes: Most bytes that a compressed body may have when it is decompressed; None: any number.
+            Default 64 MiB.
     """
 
     backend: ClassVar[BackendType] = BackendType.LOCAL
@@ -27,7 +30,13 @@ class LocalClient(VirtualClient):
         {Capability.STACK, Capability.COUNTS_UNACKNOWLEDGED, Capability.COUNTS_LOSSES, Capability.RESULTS}
     )
 
-    def __init__(self, broker_id: str = "default", *, result_backend: str | None = None) -> None:
+    def __init__(
+        self,
+        broker_id: str = "default",
+        *,
+        result_backend: str | None = None,
+        max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
+    ) -> None:
         self.broker_id = broker_id
         connection = Connection(
             "memory://localhost",  # without a host Kombu logs a warning for every connection
@@ -40,6 +49,7 @@ class LocalClient(VirtualClient):
             connect_timeout=CONNECT_TIMEOUT,
             result_backend=result_backend
             or f"mindtrace_jobs.results.memory:MemoryBackend+memory://local/{quote(broker_id, safe='')}",
+            max_decompressed_bytes=max_decompressed_bytes,
         )
 
     @classmethod

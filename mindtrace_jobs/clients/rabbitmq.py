@@ -24,6 +24,7 @@ from mindtrace_jobs.errors import (
 )
 from mindtrace_jobs.jobs import MAX_PRIORITY, BackendType
 from mindtrace_jobs.wire.message import Message
+from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
 #: Milliseconds for which an unused delay queue outlives its last message.
 _DELAY_QUEUE_REST = 60_000
@@ -46,6 +47,8 @@ class RabbitMQClient(Client):
         connect_timeout: Seconds until an unreachable server is an error. Default 5.
         confirm_timeout: Seconds to wait for the broker's confirm of what was published. Default 30.
         result_backend: URL of the Celery result backend for status and results. Without one they are not kept.
+        max_decompressed_bytes: Most bytes that a compressed body may have when it is decompressed; None: any number.
+            Default 64 MiB.
         transport_options: Further options for Kombu's pyamqp transport.
         definition: Given a name, the Kombu queue as which others declare it, None if they do not. Default: as Celery
             declares a queue that its configuration does not name.
@@ -83,6 +86,7 @@ class RabbitMQClient(Client):
         connect_timeout: float = CONNECT_TIMEOUT,
         confirm_timeout: float = 30.0,
         result_backend: str | None = None,
+        max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
         transport_options: Mapping[str, Any] | None = None,
         definition: Callable[[str], Any] | None = None,
     ) -> None:
@@ -95,7 +99,13 @@ class RabbitMQClient(Client):
             connect_timeout=connect_timeout,
             transport_options=dict(transport_options or {}),
         )
-        super().__init__(connection, url, connect_timeout=connect_timeout, result_backend=result_backend)
+        super().__init__(
+            connection,
+            url,
+            connect_timeout=connect_timeout,
+            result_backend=result_backend,
+            max_decompressed_bytes=max_decompressed_bytes,
+        )
 
     def declare_queue(self, queue: str, queue_type: QueueType = QueueType.FIFO) -> None:
         try:
@@ -129,7 +139,7 @@ class RabbitMQClient(Client):
             found: list[Message] = []
             with session.connection.channel() as channel:
                 while len(found) < limit and (raw := channel.basic_get(queue)) is not None:
-                    found.append(message_of(channel.message_to_python(raw)))
+                    found.append(message_of(session.channel.Message(raw, channel=channel)))
             return found
 
         return self.run(work)

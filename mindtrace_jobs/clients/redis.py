@@ -13,6 +13,7 @@ from mindtrace_jobs.clients.virtual import VirtualClient
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.jobs import BackendType
 from mindtrace_jobs.transports import our_url, register_aliases
+from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
 #: Transport options that reach the result backend on the same server too.
 _SHARED_OPTIONS = ("global_keyprefix", "master_name", "sentinel_kwargs")
@@ -34,6 +35,8 @@ class RedisClient(VirtualClient):
         connect_timeout: Seconds until an unreachable server is an error. Default 5.
         socket_timeout: Seconds until a server that does not answer a command is an error. Default 30.
         result_backend: URL of a Celery result backend; default this server.
+        max_decompressed_bytes: Most bytes that a compressed body may have when it is decompressed; None: any number.
+            Default 64 MiB.
         transport_options: Further options for Kombu's Redis transport.
     """
 
@@ -54,6 +57,7 @@ class RedisClient(VirtualClient):
         connect_timeout: float = CONNECT_TIMEOUT,
         socket_timeout: float = 30.0,
         result_backend: str | None = None,
+        max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
         transport_options: Mapping[str, Any] | None = None,
     ) -> None:
         login = (
@@ -70,6 +74,7 @@ class RedisClient(VirtualClient):
             connect_timeout=connect_timeout,
             socket_timeout=socket_timeout,
             result_backend=result_backend,
+            max_decompressed_bytes=max_decompressed_bytes,
             transport_options=transport_options,
         )
 
@@ -94,6 +99,7 @@ class RedisClient(VirtualClient):
         connect_timeout: float = CONNECT_TIMEOUT,
         socket_timeout: float = 30.0,
         result_backend: str | None = None,
+        max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
         transport_options: Mapping[str, Any] | None = None,
     ) -> None:
         if lease <= 0:
@@ -135,7 +141,13 @@ class RedisClient(VirtualClient):
             shared = {name: options[name] for name in _SHARED_OPTIONS if options.get(name)}
             if shared:
                 self._result_options["result_backend_transport_options"] = shared
-        super().__init__(connection, url, connect_timeout=connect_timeout, result_backend=result_backend or own)
+        super().__init__(
+            connection,
+            url,
+            connect_timeout=connect_timeout,
+            result_backend=result_backend or own,
+            max_decompressed_bytes=max_decompressed_bytes,
+        )
 
     def _check_queue(self, name: object) -> None:
         # The transport's package loads redis-py.

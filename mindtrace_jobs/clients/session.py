@@ -16,12 +16,19 @@ from weakref import WeakSet
 
 from mindtrace_jobs.clients.fork_locks import hold_over_forks
 from mindtrace_jobs.errors import ClosedError
+from mindtrace_jobs.transports.packed import keep_packed
 
 
 class Session:
-    """One connection, one channel, for one thread at a time."""
+    """One connection, one channel, for one thread at a time.
 
-    def __init__(self, connection: Any, connect_timeout: float) -> None:
+    Args:
+        connection: The connection, not opened yet.
+        connect_timeout: Seconds until an unreachable broker is an error.
+        max_decompressed_bytes: Most bytes that a compressed body may have when it is decompressed; None: any number.
+    """
+
+    def __init__(self, connection: Any, connect_timeout: float, max_decompressed_bytes: int | None) -> None:
         self.connection = connection
         self.used = False
         hold_over_forks(type(connection))
@@ -33,6 +40,7 @@ class Session:
             reraise_as_library_errors=False,
         )
         self.channel: Any = connection.default_channel
+        keep_packed(self.channel, max_decompressed_bytes)
         hold_over_forks(type(self.channel))
         #: What a client keeps with this channel, such as its publisher confirms.
         self.extra: Any = None
@@ -58,13 +66,16 @@ class Pool:
 
     Args:
         template: The connection every session is a clone of.
-        connect_timeout: Seconds until an unreachable broker is an error.
+        connect_timeout, max_decompressed_bytes: As Session's.
         idle_limit: Sessions kept open when nobody uses them.
     """
 
-    def __init__(self, template: Any, connect_timeout: float, idle_limit: int = 8) -> None:
+    def __init__(
+        self, template: Any, connect_timeout: float, max_decompressed_bytes: int | None, idle_limit: int = 8
+    ) -> None:
         self._template = template
         self._connect_timeout = connect_timeout
+        self._max_decompressed_bytes = max_decompressed_bytes
         self._idle_limit = idle_limit
         self._idle: deque[Session] = deque()
         self._lent: WeakSet[Session] = WeakSet()
@@ -87,7 +98,7 @@ class Pool:
         """A new session that never goes back to the pool by itself."""
         if self.closed:
             raise ClosedError("this client is closed; make a new one")
-        return Session(self._template.clone(), self._connect_timeout)
+        return Session(self._template.clone(), self._connect_timeout, self._max_decompressed_bytes)
 
     def release(self, session: Session) -> None:
         """Give a healthy session back."""

@@ -280,9 +280,9 @@ class Lifecycle:
             DecodeError: it is no job of a known type. It was dead-lettered, or, received from a dead-letter queue,
                 requeued.
         """
-        message = job.delivery.message
+        message, limit = job.delivery.message, self.client.max_decompressed_bytes
         try:
-            decoded = read() if read else decode(message.body, message.headers, message.content_type, schema)
+            decoded = read() if read else decode(message.body, message.headers, message.content_type, schema, limit)
         except DecodeError as error:
             self.refuse(job, error)
             raise

@@ -30,7 +30,8 @@ from mindtrace_jobs.errors import (
 from mindtrace_jobs.jobs import Job, JobSchema, current_fields
 from mindtrace_jobs.serializer import decode as decode_value
 from mindtrace_jobs.serializer import decode_job, encode_job, guarded, parse, to_json
-from mindtrace_jobs.wire.headers import QUEUED_AT, TRACKED
+from mindtrace_jobs.wire.headers import COMPRESSION, QUEUED_AT, TRACKED
+from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED, decompressed
 
 _EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _TASK_BODY_LENGTH = 3
@@ -47,6 +48,15 @@ class Message:
     content_type: str = CONTENT_TYPE
     content_encoding: str = CONTENT_ENCODING
     properties: dict[str, Any] = field(default_factory=dict)
+
+    def unpacked(self, max_decompressed: int | None = MAX_DECOMPRESSED) -> bytes:
+        """The body, decompressed if it is compressed.
+
+        Raises:
+            DecodeError: it cannot be, or has more than ``max_decompressed`` bytes then.
+        """
+        unpacked: bytes = _unpacked(self.body, self.headers, max_decompressed)
+        return unpacked
 
 
 def encode(
@@ -137,9 +147,10 @@ def decode(
     headers: Mapping[str, Any],
     content_type: str | None = CONTENT_TYPE,
     schema: type[JobSchema[Any, Any]] | None = None,
+    max_decompressed: int | None = MAX_DECOMPRESSED,
 ) -> Job[Any]:
     """The job in a message, whichever of the known shapes it has; arguments and errors as ``decode_task``."""
-    return decode_task(body, headers, content_type, schema)[0]
+    return decode_task(body, headers, content_type, schema, max_decompressed)[0]
 
 
 def decode_task(
@@ -147,12 +158,14 @@ def decode_task(
     headers: Mapping[str, Any],
     content_type: str | None = CONTENT_TYPE,
     schema: type[JobSchema[Any, Any]] | None = None,
+    max_decompressed: int | None = MAX_DECOMPRESSED,
 ) -> tuple[Job[Any], dict[str, Any]]:
     """The job in a message, and what Celery's canvas put beside it: callbacks, errbacks, chain and chord.
 
     Args:
         body, headers, content_type: As the broker delivered them.
         schema: Read the payload as this schema, and return a ``Job[schema]``.
+        max_decompressed: Most bytes that a compressed body may have when it is decompressed; None: any number.
 
     Raises:
         UnknownTypeError: the schema is not registered here and no model's tag helps.
@@ -161,7 +174,7 @@ def decode_task(
     """
     if content_type != CONTENT_TYPE and any(refused in str(content_type).lower() for refused in _REFUSED_CONTENT):
         raise DecodeError(f"content type {content_type!r} is not accepted: only JSON and the pydantic serializer are")
-    tree = parse(body)
+    tree = parse(_unpacked(body, headers, max_decompressed))
     try:
         job: Job[Any] = guarded(_read, tree, headers or {}, schema)
     except InvalidInputError:
@@ -171,10 +184,15 @@ def decode_task(
     return job, _embed_of(tree)
 
 
-def embed_of(body: bytes | bytearray | memoryview | str) -> dict[str, Any]:
+def _unpacked(body: Any, headers: Mapping[str, Any], limit: int | None) -> Any:
+    compression = headers.get(COMPRESSION) if headers else None
+    return decompressed(body, compression, limit) if compression else body
+
+
+def embed_of(message: Message, max_decompressed: int | None = MAX_DECOMPRESSED) -> dict[str, Any]:
     """What Celery's canvas put beside the arguments, read without them; empty if the body is no task body."""
     try:
-        return _embed_of(parse(body))
+        return _embed_of(parse(message.unpacked(max_decompressed)))
     except DecodeError:
         return {}
 

@@ -24,6 +24,7 @@ from mindtrace_jobs.errors import DecodeError, JobsError, failure_of
 from mindtrace_jobs.execution.lifecycle import Lifecycle, ReceivedJob
 from mindtrace_jobs.execution.outcome import DeadLettered, Reason, refused
 from mindtrace_jobs.logs import shown
+from mindtrace_jobs.transports.packed import keep_packed
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import unknown_type
 
@@ -76,6 +77,7 @@ class JobsConsumerMixin:
         """Connect, and declare the queues, or adopt those that exist with other arguments."""
         self._loop_thread = threading.get_ident()
         connection = super().connect()  # type: ignore[misc]
+        keep_packed(connection.default_channel, self.lifecycle.client.max_decompressed_bytes)
         self._declare_queues(connection)
         return connection
 

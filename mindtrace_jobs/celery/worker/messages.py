@@ -7,7 +7,7 @@ from typing import Any
 
 from mindtrace_jobs._serializer_entry import CONTENT_TYPE
 from mindtrace_jobs.clients import Delivery, RecordWrite
-from mindtrace_jobs.clients.delivery import message_of
+from mindtrace_jobs.clients.delivery import body_of
 
 #: Attribute of a Kombu message: the ReceivedJob that was made of it.
 RECEIVED = "job_received"
@@ -113,6 +113,7 @@ class Undecoded(_Proxy):
     """A message whose body Celery takes for a task's with nothing in it: it is decoded where the job runs."""
 
     payload: Any = ((), {}, None)
+    body: Any = b""
 
 
 class Refused(_Proxy):
@@ -121,7 +122,7 @@ class Refused(_Proxy):
     @property
     def body(self) -> Any:
         """As it was delivered, but a typed job's is not printed."""
-        return _Hidden(message_of(self._raw).body) if self._raw.content_type == CONTENT_TYPE else self._raw.body
+        return _Hidden(body_of(self._raw)) if self._raw.content_type == CONTENT_TYPE else self._raw.packed
 
     def ack(self, *_: Any, **__: Any) -> None:
         """Nothing: it is acknowledged once it is dead-lettered."""

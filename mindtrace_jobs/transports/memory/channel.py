@@ -27,6 +27,7 @@ from mindtrace_jobs.transports.contract import (
 from mindtrace_jobs.transports.exchanges import TopicExchange
 from mindtrace_jobs.transports.memory.broker import Broker
 from mindtrace_jobs.transports.memory.sessions import Consumer, Session
+from mindtrace_jobs.transports.packed import decoded_body, packed_class
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Channel(memory.Channel):
     """
 
     QoS = _QoS  # type: ignore[assignment]
+    Message = packed_class(virtual.Message)
     keeps_records = False
     #: Bodies stay the bytes or text they are; nothing here needs ASCII.
     body_encoding = None  # type: ignore[assignment]
@@ -82,6 +84,9 @@ class Channel(memory.Channel):
         # A channel dropped without close() must not keep its messages for ever.
         self._abandon = weakref.finalize(self, self.broker.abandon, self.session)
         self._abandon.atexit = False
+
+    def decode_body(self, body: Any, encoding: Any = None) -> Any:
+        return decoded_body(super().decode_body, body, encoding)
 
     # --- queues
 

@@ -13,12 +13,12 @@ import redis
 import redis.sentinel
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
-from kombu.transport.virtual import Message
 from kombu.utils.url import _parse_url
 
 from mindtrace_jobs import _forks
 from mindtrace_jobs.transports.amqp_errors import QueueDeclared, not_found, precondition_failed
 from mindtrace_jobs.transports.contract import PLAIN, QUEUE_TYPE_ARGUMENT, QUEUE_TYPES, Payload, Record
+from mindtrace_jobs.transports.packed import decoded_body, packed_class
 from mindtrace_jobs.transports.redis.batch import PublishBatch
 from mindtrace_jobs.transports.redis.connections import CommandWire, Connections
 from mindtrace_jobs.transports.redis.consumers import Consumer, Consumers
@@ -58,6 +58,7 @@ class Channel(kombu_redis.Channel):
     """
 
     QoS: Any = LeasedQoS
+    Message: Any = packed_class(virtual.Message)
     keeps_records = True
 
     lease: Any = 60.0
@@ -321,7 +322,11 @@ class Channel(kombu_redis.Channel):
 
     # --- receiving
 
-    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Message | None:
+    def decode_body(self, body: Any, encoding: Any = None) -> Any:
+        """The bytes of a body. One that is not encoded as it says stays as it is, to be looked at."""
+        return decoded_body(super().decode_body, body, encoding)
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any | None:
         """See ``JobsChannel.basic_get``."""
         held = self.deliveries.take(queue, no_ack=no_ack)
         if queue in self._expires:
