@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from mindtrace_jobs.errors import ConfigurationError, InvalidOutputError
 from mindtrace_jobs.execution.context import JobContext
 from mindtrace_jobs.jobs import Job, JobInput, JobOutput, JobSchema
-from mindtrace_jobs.serializer.decoding import explain
+from mindtrace_jobs.serializer.offences import invalid
+from mindtrace_jobs.serializer.receiving import validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,8 @@ def set_output(job: Job[Any], output: Any) -> None:
     try:
         payload.output = output
     except ValidationError as error:
-        expected = type(payload).output_type()
+        cls: type[JobSchema[Any, Any]] = type(payload)
+        expected = cls.output_type()
         what = "JobOutput" if expected is JobOutput else expected.__name__
-        raise InvalidOutputError(
-            f"the handler returned {type(output).__name__}, not {what}", explain(error, "payload")
-        ) from error
+        offences = invalid("job", error, validator(cls).names, "payload").errors
+        raise InvalidOutputError(f"the handler returned {type(output).__name__}, not {what}", offences) from error

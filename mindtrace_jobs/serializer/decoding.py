@@ -17,7 +17,8 @@ from pydantic_core import SchemaValidator
 from mindtrace_jobs import registry
 from mindtrace_jobs.errors import DecodeError, EncodeError, InvalidPayloadError, UnknownTypeError
 from mindtrace_jobs.jobs import RECEIVING, Job, JobInput, JobOutput, JobSchema, declared_classes
-from mindtrace_jobs.serializer.receiving import job_validator, validator
+from mindtrace_jobs.serializer.offences import invalid, is_small
+from mindtrace_jobs.serializer.receiving import Validator, job_validator, validator
 from mindtrace_jobs.serializer.text import to_json
 from mindtrace_jobs.serializer.values import TYPE, VALUE, decode_tagged, is_tagged
 
@@ -162,33 +163,32 @@ def build(cls: type[BaseModel], fields: Any, path: str = "") -> Any:
     return _validate(validator(cls), cls.__qualname__, fields, True, path)
 
 
-def _validate(validate: SchemaValidator, title: str, values: Any, own: bool, path: str = "") -> Any:
+def _validate(validate: Validator, title: str, values: Any, own: bool, path: str = "") -> Any:
     try:
-        if own:
-            return validate.validate_python(values, strict=False, context=RECEIVING, by_alias=False, by_name=True)
-        return validate.validate_python(values, context=RECEIVING, by_alias=True, by_name=True)
+        return _validated(validate.first, values, own)
     except ValidationError as error:
         if not own:
             # A strict model refuses the string that JSON has for a date, unless it is told that this is JSON.
             try:
-                return validate.validate_json(to_json(values), context=RECEIVING, by_alias=True, by_name=True)
+                return validate.first.validate_json(to_json(values), context=RECEIVING, by_alias=True, by_name=True)
             except (ValidationError, EncodeError):
                 pass
-        errors = explain(error, path)
-        raise InvalidPayloadError(f"{title}: {_line(errors)}", errors) from error
+        raise invalid(title, _all_offences(validate, values, own) or error, validate.names, path) from error
     except Exception as error:  # a user's validator may raise anything, and no message may stop a worker
         raise InvalidPayloadError(f"{title}: {type(error).__name__} in a validator") from error
 
 
-def explain(error: ValidationError, path: str = "") -> list[dict[str, Any]]:
-    """Path, reason and kind of each offence. Never the value: payloads are private."""
-    return [
-        {"field": ".".join(filter(None, (path, *map(str, item["loc"])))), "message": item["msg"], "type": item["type"]}
-        for item in error.errors(include_input=False, include_url=False, include_context=False)
-        if item["type"] != "default_factory_not_called"  # only ever follows from another offence
-    ]
+def _validated(validate: SchemaValidator, values: Any, own: bool) -> Any:
+    if own:
+        return validate.validate_python(values, strict=False, context=RECEIVING, by_alias=False, by_name=True)
+    return validate.validate_python(values, context=RECEIVING, by_alias=True, by_name=True)
 
 
-def _line(errors: list[dict[str, Any]]) -> str:
-    """The offences in one line."""
-    return "; ".join(f"{item['field'] or '(all)'}: {item['message']}" for item in errors)
+def _all_offences(validate: Validator, values: Any, own: bool) -> ValidationError | None:
+    """Every offence, of data that is not too large for that."""
+    if is_small(values):
+        try:
+            _validated(validate.every, values, own)
+        except ValidationError as error:
+            return error
+    return None

@@ -11,10 +11,10 @@ from typing import Any
 import pydantic_core
 
 from mindtrace_jobs.errors import DecodeError, EncodeError
+from mindtrace_jobs.serializer.bounds import MAX_DIGITS
 
 #: Levels of nesting that the reader takes, and how many of them an envelope around a value may use.
 MAX_DEPTH, ENVELOPE = 200, 32
-_MAX_DIGITS = 4300
 _DIGITS = b"0123456789"
 _READABLE = (str, bytes, bytearray)
 
@@ -27,7 +27,7 @@ def to_json(tree: Any, *, deep: bool = False) -> bytes:
     """
     try:
         text = pydantic_core.to_json(tree, inf_nan_mode="constants")
-        if (len(text) > _MAX_DIGITS and _has_long_number(text)) or (
+        if (len(text) > MAX_DIGITS and _has_long_number(text)) or (
             deep and text.count(b"[") + text.count(b"{") > MAX_DEPTH - ENVELOPE
         ):
             pydantic_core.from_json(b"[" * ENVELOPE + text + b"]" * ENVELOPE)
@@ -38,12 +38,12 @@ def to_json(tree: Any, *, deep: bool = False) -> bytes:
 
 def _has_long_number(text: bytes) -> bool:
     """Whether more than 4300 digits follow each other; such a run must cover a multiple of 4300."""
-    for middle in range(_MAX_DIGITS, len(text), _MAX_DIGITS):
+    for middle in range(MAX_DIGITS, len(text), MAX_DIGITS):
         if text[middle] not in _DIGITS:
             continue
-        before, after = text[middle - _MAX_DIGITS : middle], text[middle : middle + _MAX_DIGITS]
+        before, after = text[middle - MAX_DIGITS : middle], text[middle : middle + MAX_DIGITS]
         run = len(before) - len(before.rstrip(_DIGITS)) + len(after) - len(after.lstrip(_DIGITS))
-        if run > _MAX_DIGITS:
+        if run > MAX_DIGITS:
             return True
     return False
 

@@ -18,6 +18,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
 from mindtrace_jobs.errors import DecodeError, EncodeError
+from mindtrace_jobs.serializer.bounds import decimal, is_bounded_number, refuse_chosen_hashes
 
 Encode = Callable[[Any], Any]
 Decode = Callable[[Any], Any]
@@ -51,6 +52,19 @@ def encode_dict(value: Mapping[Any, Any], encode: Encode) -> Any:
     return tagged("dict", [[encode(key), encode(item)] for key, item in value.items()])
 
 
+def _decode_dict(pairs: Any, decode: Decode) -> dict[Any, Any]:
+    keys = refuse_chosen_hashes([decode(key) for key, _ in pairs])
+    return dict(zip(keys, (decode(item) for _, item in pairs), strict=True))
+
+
+def _decimal_text(value: Decimal) -> str:
+    if not is_bounded_number(value):
+        raise EncodeError(
+            "a Decimal of more than 4300 digits, or with a larger exponent, cannot be published: use text"
+        )
+    return str(value)
+
+
 def _encode_moment(value: datetime | time, name: str) -> Any:
     # ISO 8601 has no name of a zone and no fold, and a time in a named zone has no offset either.
     key = value.tzinfo.key if isinstance(value.tzinfo, ZoneInfo) else None
@@ -71,7 +85,7 @@ _ENCODERS: dict[type[Any], Callable[[Any, Encode], Any]] = {
     date: lambda value, _: tagged("date", value.isoformat()),
     time: lambda value, _: _encode_moment(value, "time"),
     timedelta: lambda value, _: tagged("timedelta", [value.days, value.seconds, value.microseconds]),
-    Decimal: lambda value, _: tagged("decimal", str(value)),
+    Decimal: lambda value, _: tagged("decimal", _decimal_text(value)),
     UUID: lambda value, _: tagged("uuid", {"hex": value.hex}),
 }
 # By the base's own method: a subclass may print itself as something else.
@@ -131,10 +145,10 @@ def _decode_moment(value: Any, moment: datetime | time) -> Any:
 
 
 _DECODERS: dict[str, Callable[[Any, Decode], Any]] = {
-    "dict": lambda value, decode: {decode(key): decode(item) for key, item in value},
+    "dict": _decode_dict,
     "tuple": lambda value, decode: tuple(decode(item) for item in value),
-    "set": lambda value, decode: {decode(item) for item in value},
-    "frozenset": lambda value, decode: frozenset(decode(item) for item in value),
+    "set": lambda value, decode: set(refuse_chosen_hashes([decode(item) for item in value])),
+    "frozenset": lambda value, decode: frozenset(refuse_chosen_hashes([decode(item) for item in value])),
     "bytes": lambda value, _: value.encode("utf-8"),
     "base64": lambda value, _: b64decode(value, validate=True),
     "datetime": lambda value, _: datetime.fromisoformat(value),
@@ -143,7 +157,7 @@ _DECODERS: dict[str, Callable[[Any, Decode], Any]] = {
     "zoned-datetime": lambda value, _: _decode_moment(value, datetime.fromisoformat(value[0])),
     "zoned-time": lambda value, _: _decode_moment(value, time.fromisoformat(value[0])),
     "timedelta": lambda value, _: timedelta(*value),
-    "decimal": lambda value, _: Decimal(value),
+    "decimal": lambda value, _: decimal(value),
     "uuid": lambda value, _: UUID(hex=value["hex"]),
 }
 

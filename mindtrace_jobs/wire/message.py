@@ -184,8 +184,8 @@ def decode_task(
     return job, _embed_of(tree)
 
 
-def _unpacked(body: Any, headers: Mapping[str, Any], limit: int | None) -> Any:
-    compression = headers.get(COMPRESSION) if headers else None
+def _unpacked(body: Any, headers: object, limit: int | None) -> Any:
+    compression = headers.get(COMPRESSION) if isinstance(headers, Mapping) else None
     return decompressed(body, compression, limit) if compression else body
 
 
