@@ -159,7 +159,7 @@ class _Bounds:
             return self._wrapped(found, found.get("items_schema"))
         if kind == "dict" and "keys_schema" in node and _may_be_chosen(node["keys_schema"]):
             return self._wrapped(found, found["keys_schema"])
-        if kind == "fraction":
+        if _makes_fraction(node):
             ref = {"ref": found.pop("ref")} if "ref" in found else {}
             return {
                 "type": "function-before",
@@ -191,6 +191,13 @@ class _Bounds:
 
 def _may_be_chosen(schema: Any) -> bool:
     return schema is None or schema["type"] not in _UNCHOSEN
+
+
+def _makes_fraction(node: Any) -> bool:
+    if node.get("type") == "function-plain":  # of Pydantic before it had a type for it
+        function = node["function"]["function"]
+        return getattr(function, "__name__", "") == "fraction_validator" and function.__module__.startswith("pydantic.")
+    return bool(node.get("type") == "fraction")
 
 
 def _is_wrapped(old: Any, new: Any) -> bool:
