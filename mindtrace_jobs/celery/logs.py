@@ -10,11 +10,13 @@ from celery import current_task, signals
 
 from mindtrace_jobs import logs
 from mindtrace_jobs.celery.running import UndecodedJob
-from mindtrace_jobs.logs import FIELDS, JobLogFilter
+from mindtrace_jobs.logs import FIELDS, JobLogFilter, shown
 from mindtrace_jobs.wire.headers import count
 
 #: Where Celery says how a task ended.
 _TRACE = "celery.app.trace"
+#: Where it names tasks and their ids as the message has them.
+_NAMING = (_TRACE, "celery.worker.strategy", "celery.worker.request", "celery.worker.consumer.consumer")
 _TOKEN = "mindtrace_jobs_log"  # noqa: S105 - an attribute's name
 
 
@@ -29,6 +31,8 @@ def connect() -> None:
     ):
         signal.connect(receiver, weak=False)
     logging.getLogger(_TRACE).addFilter(_TypeForOutput())
+    for name in _NAMING:
+        logging.getLogger(name).addFilter(_printable)
 
 
 def _add_filter(logger: logging.Logger, **setup: Any) -> None:
@@ -55,13 +59,25 @@ def _end(task: Any, **_: Any) -> None:
         logs.end(token)
 
 
+def _printable(record: logging.LogRecord) -> bool:
+    """Keep what a message names itself from writing lines of its own into the log."""
+    found = record.args
+    if isinstance(found, dict):
+        named = {name: value for name in ("id", "name") if isinstance(value := found.get(name), str)}
+        if not all(map(str.isprintable, named.values())):
+            record.args = {**found, **{name: shown(value) for name, value in named.items()}}
+    elif isinstance(found, tuple) and not all(value.isprintable() for value in found if isinstance(value, str)):
+        record.args = tuple(shown(value) if isinstance(value, str) else value for value in found)
+    return True
+
+
 class _TypeForOutput(logging.Filter):
     """Has Celery's line about a job's success name the type of the output, where its repr would show the data."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        shown = record.args
-        if isinstance(shown, dict) and "return_value" in shown and getattr(current_task, "is_job", False):
-            record.args = {**shown, "return_value": current_task.shown_output}
+        found = record.args
+        if isinstance(found, dict) and "return_value" in found and getattr(current_task, "is_job", False):
+            record.args = {**found, "return_value": current_task.shown_output}
             if "data" in vars(record):  # the same again, for handlers that do not format
                 vars(record)["data"] = record.args
         return True

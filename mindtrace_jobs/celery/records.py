@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from mindtrace_jobs.results.backend import jobs_backend_class, seen_as
+from mindtrace_jobs.results.backend import JOB_STATE, jobs_backend_class, seen_as
 
 #: Attribute of a request: the RunningJob of its job, while that runs in this process.
 RUNNING = "job_running"
@@ -13,6 +13,10 @@ RUNNING = "job_running"
 RECORDED = "job_recorded"
 #: Attribute of a request whose job asked to be retried and has no retries left.
 EXHAUSTED = "job_retries_exhausted"
+#: Attribute of a request whose task was called for its message, and not by itself.
+ENTERED = "job_entered"
+#: All attributes that this package sets on requests.
+MARKS = frozenset({RUNNING, RECORDED, EXHAUSTED, ENTERED, JOB_STATE})
 
 
 @cache

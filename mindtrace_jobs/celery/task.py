@@ -24,7 +24,7 @@ from mindtrace_jobs.celery.errors import RetriesExceededError
 from mindtrace_jobs.celery.event_loop import event_loop
 from mindtrace_jobs.celery.policy import policy_from
 from mindtrace_jobs.celery.publish import CONFIRM_TIMEOUT, confirming_producer
-from mindtrace_jobs.celery.records import EXHAUSTED, RECORDED, RUNNING, task_backend
+from mindtrace_jobs.celery.records import ENTERED, EXHAUSTED, RECORDED, RUNNING, task_backend
 from mindtrace_jobs.celery.running import RunningJob, run_eagerly
 from mindtrace_jobs.errors import ConfigurationError, InvalidInputError
 from mindtrace_jobs.execution.context import JobContext
@@ -259,9 +259,9 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
     def __call__(self, *args: Any, **kwargs: Any) -> OutT:
         """Run: with a message's arguments in a worker, with the function's own when called directly."""
         request = self.request
-        if request.called_directly or request.get("job_entered"):
+        if request.called_directly or request.get(ENTERED):
             return cast("OutT", self._call(*args, **kwargs))
-        request.job_entered = True
+        setattr(request, ENTERED, True)
         if request.is_eager:
             return cast("OutT", run_eagerly(self, request, args, kwargs))
         lifecycle = self._lifecycle(request.hostname)

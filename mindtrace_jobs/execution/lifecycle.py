@@ -162,7 +162,7 @@ class Lifecycle:
             tracked, recorded: Whether its start, and its end, is recorded; default by its headers.
         """
         headers = delivery.message.headers if headers is None else headers
-        job_id = wire.text(headers, "id")
+        job_id = wire.text(headers, "id") or None
         if tracked is None:
             tracked = job_id is not None and self._tracks(headers)
         if recorded is None:

@@ -17,6 +17,8 @@ from celery.backends.base import BaseKeyValueStoreBackend
 from mindtrace_jobs.errors import DecodeError
 from mindtrace_jobs.serializer import parse
 
+#: Attribute of a request: the state of its job that is to be written, a JobState or None.
+JOB_STATE = "job_state"
 #: A backend that has room for Celery's own fields alone keeps the state of a job beside its result, under the id and this
 #: suffix, as the result of this state.
 _BESIDE, _BESIDE_STATE = ".job", "JOB"
@@ -24,14 +26,14 @@ _BESIDE, _BESIDE_STATE = ".job", "JOB"
 
 @cache
 def jobs_backend_class(base: Any) -> Any:
-    """A subclass of a result backend's class that keeps the state of jobs: ``request.job_state``, a JobState or None."""
+    """A subclass of a result backend's class that keeps the state of jobs, see ``JOB_STATE``."""
 
     class JobsBackend(base):  # type: ignore[misc]
         def _get_result_meta(
             self, result: Any, state: Any, traceback: Any, request: Any, *args: Any, **kwargs: Any
         ) -> Any:
             meta = super()._get_result_meta(result, state, traceback, request, *args, **kwargs)
-            job_state = getattr(request, "job_state", None)
+            job_state = getattr(request, JOB_STATE, None)
             return meta if job_state is None else {**meta, **job_state.meta()}
 
         def __reduce__(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,7 +79,7 @@ def write(backend: Any, job_id: str, state: str, result: Any, request: Any, trac
         What the backend's driver raises.
     """
     backend.store_result(job_id, result, state, traceback=traceback, request=request)
-    job_state = getattr(request, "job_state", None)
+    job_state = getattr(request, JOB_STATE, None)
     if job_state is not None and not isinstance(backend, BaseKeyValueStoreBackend):
         backend.store_result(f"{job_id}{_BESIDE}", job_state.meta(), _BESIDE_STATE)
 

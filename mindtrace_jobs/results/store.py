@@ -283,8 +283,13 @@ class RecordWrite:
 
     @property
     def inline(self) -> Record | None:
-        """What the broker's client may write, if its server keeps the records."""
-        return self._store.inline_record(self._state)
+        """What the broker's client may write, if its server keeps the records, and can keep this one."""
+        try:
+            return self._store.inline_record(self._state)
+        except EncodeError:
+            raise
+        except JobsError:
+            return None  # the other way says why, and holds up nobody
 
     def start(self) -> bool:
         """Write that the job runs, unless it is cancelled. A backend that fails keeps no job from running."""

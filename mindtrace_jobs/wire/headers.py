@@ -6,7 +6,7 @@ them raises, but for ``moment``. This module loads neither Kombu nor Pydantic, s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -40,6 +40,35 @@ COMPRESSION: Final = "compression"
 
 #: Headers that belong to one delivery and not to the job: a copy for another delivery leaves them out.
 OF_DELIVERY: Final = frozenset({REDELIVERED, DELIVERY_COUNT, DEATHS, DEAD_LETTER, LOSSES})
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+#: Fields of Celery's task messages (protocol 1 and 2) that others do not have to read with care, and what they hold
+#: unless they are None. See https://docs.celeryq.dev/en/stable/internals/protocol.html.
+_CELERY_FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("lang", "meth", "shadow", "group", "root_id", "parent_id", "origin"), _is_text),
+    **dict.fromkeys(("argsrepr", "kwargsrepr"), _is_text),
+    **dict.fromkeys(("retries", "group_index", "replaced_task_nesting"), _is_count),
+    "ignore_result": lambda value: isinstance(value, bool),
+    "stamps": lambda value: isinstance(value, dict),
+    "stamped_headers": lambda value: isinstance(value, list | tuple) and all(map(_is_text, value)),
+}
+
+
+def wrong_fields(headers: Headers) -> list[str]:
+    """Which fields of a task message of Celery's are not of the type that the protocol says."""
+    return [
+        name
+        for name, is_right in _CELERY_FIELDS.items()
+        if (value := headers.get(name)) is not None and not is_right(value)
+    ]
 
 
 def count(headers: Headers, name: str) -> int:

@@ -176,7 +176,7 @@ class JobsConsumerMixin:
         if not isinstance(headers, dict) or "task" not in headers:
             return True  # of protocol 1 or none: Celery looks at the body first
         name = headers["task"]
-        if not isinstance(name, str) or not isinstance(headers.get("id"), str):
+        if not isinstance(name, str) or not wire.text(headers, "id"):
             self.on_invalid_task(None, message, DecodeError("the headers `task` and `id` of a task message are texts"))
             return False
         if name not in self.strategies:
@@ -186,6 +186,11 @@ class JobsConsumerMixin:
             return False
         if getattr(self.app.tasks.get(name), "is_job", False):
             return True  # decoded where it runs
+        wrong = wire.wrong_fields(headers)
+        if wrong:
+            error = DecodeError(f"the header `{wrong[0]}` is not what Celery's protocol says")
+            self.on_invalid_task(None, message, error)
+            return False
         return self._sound_body(message)
 
     def _sound_body(self, message: Any) -> bool:

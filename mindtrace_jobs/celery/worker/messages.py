@@ -5,10 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from celery.app.task import Context
+
 from mindtrace_jobs._serializer_entry import CONTENT_TYPE
+from mindtrace_jobs.celery.records import MARKS
 from mindtrace_jobs.clients import Delivery, RecordWrite
 from mindtrace_jobs.clients.delivery import body_of
+from mindtrace_jobs.wire import headers as wire
 
+#: Fields of protocol 2 that are attributes of Celery's request.
+_FIELDS = frozenset(
+    {
+        "eta",
+        "expires",
+        "group",
+        "group_index",
+        "headers",
+        "id",
+        "ignore_result",
+        "origin",
+        "parent_id",
+        "replaced_task_nesting",
+        "retries",
+        "root_id",
+        "shadow",
+        "stamped_headers",
+        "stamps",
+        "timelimit",
+    }
+)
+#: Fields that protocol 1 has beside them, and protocol 2 in its body.
+_IN_BODY = frozenset({"args", "callbacks", "chain", "chord", "errbacks", "kwargs", "taskset", "utc"})
+#: Attributes of Celery's request that no header may set.
+_NOT_HEADERS = (frozenset(dir(Context)) - _FIELDS) | MARKS
 #: Attribute of a Kombu message: the ReceivedJob that was made of it.
 RECEIVED = "job_received"
 
@@ -115,6 +144,10 @@ class Undecoded(_Proxy):
     payload: Any = ((), {}, None)
     body: Any = b""
 
+    def __init__(self, raw: Any) -> None:
+        super().__init__(raw)
+        self.headers = sound_headers(raw.headers)
+
 
 class Refused(_Proxy):
     """A message that Celery may log and report as refused, but neither settle nor print the data of."""
@@ -130,6 +163,21 @@ class Refused(_Proxy):
     reject = ack_log_error = reject_log_error = ack
 
 
+def sound_headers(headers: Mapping[str, Any], protocol: int = 2) -> dict[str, Any]:
+    """The headers of a job's message as Celery can use them.
+
+    Celery makes each header an attribute of its request. Left out is what is not of the type that the protocol says, and
+    what would replace an attribute that is none of the message's.
+
+    Args:
+        headers: The message's; of protocol 1 its body.
+        protocol: The version of Celery's protocol.
+    """
+    taken = _NOT_HEADERS if protocol == 2 else _NOT_HEADERS - _IN_BODY
+    wrong = wire.wrong_fields(headers)
+    return {name: value for name, value in headers.items() if name not in taken and name not in wrong}
+
+
 def undecoded(handle: Callable[..., Any], may_start: Callable[[Any, Mapping[str, Any]], bool]) -> Callable[..., Any]:
     """A task's strategy of Celery, to which messages are handed undecoded.
 
@@ -140,6 +188,8 @@ def undecoded(handle: Callable[..., Any], may_start: Callable[[Any, Mapping[str,
     """
 
     def on_job(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
+        if body is not None:
+            body = sound_headers(body, protocol=1)
         headers = message.headers if body is None else {**(message.headers or {}), **body}
         if not may_start(message, headers):
             return None

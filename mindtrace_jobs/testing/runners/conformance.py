@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mindtrace_jobs.testing.runners.endings import CompletedConformance, FailedConformance, WaitingConformance
+from mindtrace_jobs.testing.runners.hostile import HostileConformance
 from mindtrace_jobs.testing.runners.losses import (
     InterruptConformance,
     LossConformance,
@@ -18,6 +19,7 @@ class LivingRunnerConformance(
     FailedConformance,
     WaitingConformance,
     MessageConformance,
+    HostileConformance,
     ExceptionConformance,
     ExitConformance,
 ):

@@ -6,6 +6,7 @@ import pytest
 
 from mindtrace_jobs.testing.runners.conformance import LivingRunnerConformance
 from mindtrace_jobs.testing.runners.endings import CompletedConformance
+from mindtrace_jobs.testing.runners.hostile import HostileConformance
 from mindtrace_jobs.testing.runners.raising import ExitConformance
 
 #: Runners that are held to the whole contract.
@@ -27,5 +28,5 @@ class TestRunners(LivingRunnerConformance):
 
 
 @pytest.mark.parametrize("runners", POOLS, indirect=True)
-class TestPools(CompletedConformance, ExitConformance):
+class TestPools(CompletedConformance, HostileConformance, ExitConformance):
     """What depends on how a pool runs a handler."""
