@@ -15,8 +15,6 @@ from kombu.utils.eventio import ERR, READ, poll
 from mindtrace_jobs.transports.redis.consumers import Consumers
 from mindtrace_jobs.transports.redis.waiter import Waiter
 
-#: Seconds between looks for credit that another thread may have returned by acknowledging.
-_CREDIT_POLL = 0.05
 #: Seconds within which the event loop takes a turn whatever happens: Kombu has a timer of that period.
 _TURN = 1.0
 #: Seconds by which a timer may be off.
@@ -47,6 +45,8 @@ class Poller(kombu_redis.MultiChannelPoller):
         self._timer_at = 0.0
         #: Its wake-up pipe: reading and writing end.
         self._wakeup_pipe: tuple[int, ...] = ()
+        #: Whether ``get`` waits, so that credit which another thread returns has to wake it up.
+        self._awaits_credit = False
 
     # --- drain_events
 
@@ -61,15 +61,18 @@ class Poller(kombu_redis.MultiChannelPoller):
             if self._deliver_one():
                 return
             self._restore_stock()
+            self._awaits_credit = True  # before it is looked whether there is any
             pause = self._watch_all(timeout)
-            for fileno, event in self.poller.poll(pause) or ():
+            ready = self.poller.poll(pause) or ()
+            self._awaits_credit = False
+            for fileno, event in ready:
                 if self._handle(fileno, event):
                     return
             if self._deliver_one():
                 return
             raise Empty
         finally:
-            self._in_protected_read = False
+            self._awaits_credit = self._in_protected_read = False
             while self.after_read:
                 self.after_read.pop()()
 
@@ -93,7 +96,11 @@ class Poller(kombu_redis.MultiChannelPoller):
             if channel.active_queues:
                 # Watching may read what there is to know; so look after it.
                 self._watch(channel)
-                pause = min(pause, channel.waiter.left if channel.consumers.has_credit() else _CREDIT_POLL)
+                if channel.consumers.has_credit():
+                    pause = min(pause, channel.waiter.left)
+                elif not self._wakeup_pipe:
+                    self._open_wakeup_pipe()
+                    self.poller.register(self._wakeup_pipe[0], READ | ERR)
             if channel.active_fanout_queues:
                 self._register_LISTEN(channel)
         return max(0.0, float(pause))
@@ -102,6 +109,8 @@ class Poller(kombu_redis.MultiChannelPoller):
         """Handle a readable socket; returns whether a message was delivered."""
         channel, kind = self._fd_to_chan.get(fileno, (None, None))
         if channel is None:
+            if fileno in self._wakeup_pipe:
+                self._empty_wakeup_pipe()
             return False
         if kind == "CLAIM":
             channel.waiter.wake()
@@ -157,19 +166,22 @@ class Poller(kombu_redis.MultiChannelPoller):
                 self._timer.cancel()
             self._timer, self._timer_at = self.loop.call_later(seconds, _nothing), at
         # The loop has already decided how long it is going to wait in this turn.
-        self._wake_loop()
+        self._wake_up()
 
     def join_loop(self, loop: Any) -> None:
         """Become a part of an event loop, which other threads can wake up from now on."""
         self.loop = loop
         self._thread = threading.get_ident()
         if not self._wakeup_pipe:
-            self._wakeup_pipe = os.pipe()
-            for descriptor in self._wakeup_pipe:
-                os.set_blocking(descriptor, False)
+            self._open_wakeup_pipe()
         loop.add_reader(self._wakeup_pipe[0], self._empty_wakeup_pipe)
 
-    def _wake_loop(self) -> None:
+    def _open_wakeup_pipe(self) -> None:
+        self._wakeup_pipe = os.pipe()
+        for descriptor in self._wakeup_pipe:
+            os.set_blocking(descriptor, False)
+
+    def _wake_up(self) -> None:
         if self._wakeup_pipe:
             # A full pipe wakes it up as well.
             with contextlib.suppress(BlockingIOError):
@@ -182,8 +194,11 @@ class Poller(kombu_redis.MultiChannelPoller):
     def close(self) -> None:
         """Forget every channel."""
         super().close()
-        if self._wakeup_pipe and self.loop is not None:
-            self.loop.remove(self._wakeup_pipe[0])
+        if self._wakeup_pipe:
+            if self.loop is not None:
+                self.loop.remove(self._wakeup_pipe[0])
+            with contextlib.suppress(KeyError, ValueError):
+                self.poller.unregister(self._wakeup_pipe[0])
         self._close_wakeup_pipe()
 
     def on_readable(self, fileno: int) -> None:
@@ -196,9 +211,9 @@ class Poller(kombu_redis.MultiChannelPoller):
             super().on_readable(fileno)
 
     def credit_returned(self) -> None:
-        """Have the event loop claim anew if this is another thread: it has acknowledged, so there is credit."""
-        if self.loop is not None and threading.get_ident() != self._thread:
-            self._wake_loop()
+        """Have whoever waits claim anew if this is another thread: it has acknowledged, so there is credit."""
+        if self._awaits_credit or (self.loop is not None and threading.get_ident() != self._thread):
+            self._wake_up()
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's poller alone: unregistering here would unregister there."""
