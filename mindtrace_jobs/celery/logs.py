@@ -16,7 +16,7 @@ from mindtrace_jobs.wire.headers import count
 #: Where Celery says how a task ended.
 _TRACE = "celery.app.trace"
 #: Where it names tasks and their ids as the message has them.
-_NAMING = (_TRACE, "celery.worker.strategy", "celery.worker.request", "celery.worker.consumer.consumer")
+_NAMING = (_TRACE, "celery.worker.strategy", "celery.worker.request")
 _TOKEN = "mindtrace_jobs_log"  # noqa: S105 - an attribute's name
 
 

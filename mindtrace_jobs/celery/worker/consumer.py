@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from celery.worker import state
@@ -109,24 +109,24 @@ class JobsConsumerMixin:
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Dead-letter what cannot be decoded."""
-        super().on_decode_error(Refused(message), exc)  # type: ignore[misc]
+        _report(super().on_decode_error, Refused(message), exc)  # type: ignore[misc]
         self._refuse(message, refused(_cause(exc)))
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """Dead-letter what is no task message."""
-        super().on_unknown_message(body, Refused(message))  # type: ignore[misc]
+        _report(super().on_unknown_message, body, Refused(message))  # type: ignore[misc]
         error = DecodeError("not a Celery task message: it has no task name in its headers or body")
         self._refuse(message, refused(error))
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Dead-letter what no task of this worker takes."""
-        super().on_unknown_task(body, Refused(message), exc)  # type: ignore[misc]
+        _report(super().on_unknown_task, body, Refused(message), exc)  # type: ignore[misc]
         name = (message.headers or {}).get("task") or (body or {}).get("task")
         self._refuse(message, refused(unknown_type(name)))
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Dead-letter what the task message protocol forbids, and what has a content type that is not accepted."""
-        super().on_invalid_task(body, Refused(message), exc)  # type: ignore[misc]
+        _report(super().on_invalid_task, body, Refused(message), exc)  # type: ignore[misc]
         self._refuse(message, DeadLettered(Reason.UNDECODABLE, failure_of(exc)))
 
     def _refuse(self, message: Any, end: DeadLettered) -> None:
@@ -240,6 +240,14 @@ def with_jobs(base: type[Any]) -> type[Any]:
     if issubclass(base, JobsConsumerMixin):
         return base
     return type(base.__name__, (JobsConsumerMixin, base), {"__module__": base.__module__, "__doc__": base.__doc__})
+
+
+def _report(celery: Callable[..., Any], *args: Any) -> None:
+    """Let Celery log a refused message and send its signal and event; whatever fails there ends no worker."""
+    try:
+        celery(*args)
+    except Exception:
+        log.exception("a refused message could not be reported", extra={"action": "report_message"})
 
 
 def _cause(error: BaseException) -> DecodeError:

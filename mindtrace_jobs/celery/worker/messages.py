@@ -155,7 +155,9 @@ class Refused(_Proxy):
     @property
     def body(self) -> Any:
         """As it was delivered, but a typed job's is not printed."""
-        return _Hidden(body_of(self._raw)) if self._raw.content_type == CONTENT_TYPE else self._raw.packed
+        if self._raw.content_type == CONTENT_TYPE:
+            return _Hidden(body_of(self._raw))
+        return b"" if self._raw.packed is None else self._raw.packed
 
     def ack(self, *_: Any, **__: Any) -> None:
         """Nothing: it is acknowledged once it is dead-lettered."""

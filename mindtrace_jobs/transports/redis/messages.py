@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from typing import Any
 
 from kombu.utils.json import JSONEncoder
 from kombu.utils.json import loads as _kombu_loads
@@ -12,6 +13,9 @@ from kombu.utils.json import loads as _kombu_loads
 from mindtrace_jobs.transports.contract import Payload
 from mindtrace_jobs.wire.headers import DELIVERY_COUNT, LOSSES, REDELIVERED, count
 
+#: Levels of nesting from which on a message is none: to write it again, or to hand it to another process, takes as many
+#: calls, of which Python allows a thousand.
+MAX_DEPTH = 64
 #: Kombu makes an encoder for each message; this is one of the same kind.
 _encode: Callable[[Payload], str] = JSONEncoder().encode
 
@@ -34,9 +38,29 @@ def load(raw: bytes, tag: str, queue: str) -> Payload:
         properties["delivery_tag"] = tag
         properties.setdefault("delivery_info", {}).setdefault("routing_key", queue)
         known = isinstance(payload.setdefault("headers", {}), dict) and isinstance(payload["body"], str | None)
-    except Exception:
+        # Of a body in base64 there is no bracket, so nearly all messages need not be looked at.
+        if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+            known = known and not _is_deeper(payload, MAX_DEPTH)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a type registered with Kombu's JSON may raise anything
         known, payload = False, {}
     return payload if known else _foreign(raw, tag, queue)
+
+
+def _is_deeper(payload: Payload, levels: int) -> bool:
+    """Whether something in a message is nested more deeply."""
+    nodes: list[Any] = [payload]
+    for _ in range(levels):
+        nodes = [
+            child
+            for node in nodes
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list | tuple)
+        ]
+        if not nodes:
+            return False
+    return True
 
 
 def _foreign(raw: bytes, tag: str, queue: str) -> Payload:
