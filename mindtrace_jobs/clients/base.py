@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 from weakref import WeakSet
@@ -300,8 +300,14 @@ class Client(ABC):
         return Source(self, queues, prefetch)
 
     @abstractmethod
-    def browse(self, queue: str, limit: int) -> list[Message]:
-        """Up to ``limit`` waiting messages in the order they would be received; they stay.
+    def browse(self, queue: str, limit: int, offset: int = 0, *, bodies: bool = True) -> Iterator[Message]:
+        """Waiting messages in the order they would be received; they stay. They are fetched as they are asked for.
+
+        Args:
+            queue: The queue.
+            limit: At most how many.
+            offset: How many to leave out before them.
+            bodies: Fetch their bodies; without, they are only there where the broker sends them anyway.
 
         Raises:
             QueueNotFoundError: there is no such queue.

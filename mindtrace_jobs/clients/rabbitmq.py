@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
@@ -133,16 +133,21 @@ class RabbitMQClient(Client):
     def delay_queue(self, queue: str, delay: float) -> str:
         return self.run(lambda session: self._delay_queue(session, queue, delay))
 
-    def browse(self, queue: str, limit: int) -> list[Message]:
-        # AMQP cannot look without receiving; closing the channel requeues everything in its place.
-        def work(session: Session) -> list[Message]:
-            found: list[Message] = []
-            with session.connection.channel() as channel:
-                while len(found) < limit and (raw := channel.basic_get(queue)) is not None:
-                    found.append(message_of(session.channel.Message(raw, channel=channel)))
-            return found
-
-        return self.run(work)
+    def browse(self, queue: str, limit: int, offset: int = 0, *, bodies: bool = True) -> Iterator[Message]:
+        del bodies  # AMQP has no headers without them
+        with self.mapped:
+            session = self.connect()
+            try:
+                # AMQP cannot look without receiving; closing the channel requeues everything in its place.
+                with session.connection.channel() as channel:
+                    for number in range(offset + limit):
+                        raw = channel.basic_get(queue)
+                        if raw is None:
+                            return
+                        if number >= offset:
+                            yield message_of(session.channel.Message(raw, channel=channel))
+            finally:
+                session.close()
 
     def require(self, session: Session, queue: str) -> None:
         self._passive(session, queue)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mindtrace_jobs.clients.base import Client, queue_arguments
@@ -17,13 +17,20 @@ from mindtrace_jobs.wire.message import Message
 class VirtualClient(Client):
     """A client whose channel is a :class:`mindtrace_jobs.transports.contract.JobsChannel`."""
 
-    def browse(self, queue: str, limit: int) -> list[Message]:
-        def work(session: Session) -> list[Message]:
+    def browse(self, queue: str, limit: int, offset: int = 0, *, bodies: bool = True) -> Iterator[Message]:
+        def page(session: Session) -> list[Message]:
             self.require(session, queue)
             channel = session.channel
-            return [message_of(channel.Message(raw, channel=channel)) for raw in channel.peek(queue, limit)]
+            found = channel.peek(queue, min(left, most), offset, bodies=bodies)
+            return [message_of(channel.Message(raw, channel=channel)) for raw in found]
 
-        return self.run(work)
+        left, most = limit, _PAGE if bodies else _PAGE_OF_HEADERS
+        while left > 0:
+            messages = self.run(page)
+            yield from messages
+            if len(messages) < min(left, most):
+                return
+            left, offset = left - len(messages), offset + len(messages)
 
     def delivery(
         self, session: Session, raw: Any, queue: str, on_settled: Callable[[], None] | None = None
@@ -116,5 +123,7 @@ class VirtualClient(Client):
                 ) from error
 
 
+#: Messages fetched at once by who looks at a queue, with and without their bodies.
+_PAGE, _PAGE_OF_HEADERS = 20, 500
 #: Commands sent to the broker at once.
 _BATCH_SIZE = 1000

@@ -16,13 +16,13 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from mindtrace_jobs.clients import Client, dead_letter_queue, origin_queue
-from mindtrace_jobs.errors import Failure, JobNotFoundError, JobsError, QueueNotFoundError
+from mindtrace_jobs.errors import DecodeError, Failure, JobNotFoundError, JobsError, QueueNotFoundError
 from mindtrace_jobs.execution.outcome import Reason
 from mindtrace_jobs.jobs import Job
 from mindtrace_jobs.logs import shown
 from mindtrace_jobs.results import worker_name
 from mindtrace_jobs.wire import headers as wire
-from mindtrace_jobs.wire.message import Message, decode
+from mindtrace_jobs.wire.message import Message, decode, identity
 
 log = logging.getLogger("mindtrace_jobs.execution")
 
@@ -35,13 +35,13 @@ class DeadLetter(BaseModel):
     """A job in a dead-letter queue.
 
     Attributes:
-        id, name: The job's id and schema name, as far as its headers tell.
+        id, name: The job's id and schema name, as far as its headers or its body tell.
         queue: The queue it came from, and is replayed to.
         reason, error, error_type: Why it is here.
         at: When it was put here.
         losses, retries: How often its worker vanished while it ran; how often it was retried after a failure.
         worker: Who put it here.
-        body, headers, content_type: The original message.
+        body, headers, content_type: The original message. A letter that was listed without bodies may have none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,8 +64,10 @@ class DeadLetter(BaseModel):
         """The job itself.
 
         Raises:
-            DecodeError: it still cannot be read, which may be why it is here.
+            DecodeError: it still cannot be read, which may be why it is here, or was listed without its body.
         """
+        if not self.body:
+            raise DecodeError("this dead letter has no body: was it listed with bodies=False? show() has it then")
         return decode(self.body, self.headers, self.content_type)
 
 
@@ -112,10 +114,13 @@ class DeadLetters:
             losses, retries: How often its worker vanished, and how often it was retried.
             worker: Who says so; default this process.
         """
-        headers = message.headers
+        job_id, name = identity(message, self._client.max_decompressed_bytes)
         headers = {
-            **headers,
+            **message.headers,
             wire.DEAD_LETTER: {
+                # Here too, since some messages have them in the body alone, and whoever lists letters need not fetch it.
+                "id": job_id,
+                "name": name,
                 "reason": str(reason),
                 "error": failure.error,
                 "error_type": failure.error_type,
@@ -130,7 +135,7 @@ class DeadLetters:
         self._client.publish(replace(message, headers=headers), queue=target)
         log.error(
             "job %s dead-lettered to %s: %s: %s",
-            shown(headers.get("id")),
+            shown(job_id),
             target,
             reason,
             shown(failure.error),
@@ -138,7 +143,11 @@ class DeadLetters:
                 "action": "dead_letter_job",
                 "reason": str(reason),
                 # Whoever lost its worker began as often; all others are on the attempt after those.
-                **wire.log_fields(headers, queue, losses - 1 if reason is Reason.WORKER_LOST else losses),
+                **wire.log_fields(
+                    {**headers, "id": job_id, "task": name},
+                    queue,
+                    losses - 1 if reason is Reason.WORKER_LOST else losses,
+                ),
             },
         )
 
@@ -147,10 +156,17 @@ class DeadLetters:
         if self._limit is not None or self._max_age is not None:
             self._trim(queue)
 
-    def list(self, queue: str, limit: int = 100) -> list[DeadLetter]:
-        """Up to ``limit`` dead letters of ``queue``, oldest first, none removed; empty if there are none."""
+    def list(self, queue: str, limit: int = 100, *, bodies: bool = True) -> list[DeadLetter]:
+        """Dead letters of a queue, oldest first, none removed; empty if there are none.
+
+        Args:
+            queue: The queue they came from.
+            limit: At most how many.
+            bodies: Fetch their bodies. Without, which is cheaper on Redis, ``body`` may be empty.
+        """
         try:
-            return [_read(message, queue) for message in self._client.browse(dead_letter_queue(queue), limit)]
+            found = self._client.browse(dead_letter_queue(queue), limit, bodies=bodies)
+            return [_read(message, queue) for message in found]
         except QueueNotFoundError:
             return []
 
@@ -160,9 +176,14 @@ class DeadLetters:
         Raises:
             JobNotFoundError: it is not there.
         """
-        for letter in self.list(queue, limit=self.count(queue)):
-            if letter.id == job_id:
-                return letter
+        for offset, letter in enumerate(self.list(queue, self.count(queue), bodies=False)):
+            if letter.id != job_id:
+                continue
+            # Others may have gone meanwhile, so that it stands before its place.
+            for limit, first in ((1, offset), (offset, 0)):
+                for message in self._client.browse(dead_letter_queue(queue), limit, first):
+                    if (whole := _read(message, queue)).id == job_id:
+                        return whole
         raise JobNotFoundError(f"job {job_id!r} is not in {dead_letter_queue(queue)!r}")
 
     def count(self, queue: str) -> int:
@@ -200,7 +221,7 @@ class DeadLetters:
                     delivery = source.next(_DELIVERY_TIMEOUT)
                     if delivery is None:
                         break
-                    job_id = wire.text(delivery.message.headers, "id")
+                    job_id = _read(delivery.message, queue).id
                     if wanted is not None and job_id not in wanted:
                         continue  # closing the source requeues it in its place
                     revived = _revived(delivery.message)
@@ -252,9 +273,13 @@ def _read(message: Message, queue: str) -> DeadLetter:
     why = message.headers.get(wire.DEAD_LETTER)
     why = why if isinstance(why, dict) else {}
     original = {name: value for name, value in message.headers.items() if name != wire.DEAD_LETTER}
+    job_id = wire.text(message.headers, "id") or wire.text(why, "id")
+    name = wire.text(message.headers, "task") or wire.text(why, "name")
+    if job_id is None and "id" not in why:  # written by an earlier version
+        job_id, name = identity(message)
     return DeadLetter(
-        id=wire.text(message.headers, "id"),
-        name=wire.text(message.headers, "task"),
+        id=job_id,
+        name=name,
         queue=wire.text(why, "queue") or queue,
         reason=wire.text(why, "reason") or "unknown",
         error=wire.text(why, "error") or "",

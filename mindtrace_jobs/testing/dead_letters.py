@@ -12,6 +12,7 @@ import pytest
 from mindtrace_jobs.consumer import Consumer
 from mindtrace_jobs.errors import (
     ClosedError,
+    DecodeError,
     JobNotFoundError,
     RejectJob,
 )
@@ -22,6 +23,8 @@ from mindtrace_jobs.testing.base import (
     PATIENCE,
     Conformance,
     keeps_results,
+    put_json,
+    put_raw,
     receive_all,
     wait_until,
     with_policy,
@@ -36,9 +39,10 @@ def _reject(job: Job[Any]) -> None:
 
 
 def _bury(orchestrator: Orchestrator, queue: str, *jobs: Job[Any]) -> None:
+    before = orchestrator.dead_letters.count(queue)
     orchestrator.publish_many(queue, jobs)
     assert Consumer(orchestrator, queue, _reject).consume_until_empty() == len(jobs)
-    wait_until(lambda: orchestrator.dead_letters.count(queue) == len(jobs), "dead letters counted")
+    wait_until(lambda: orchestrator.dead_letters.count(queue) == before + len(jobs), "dead letters counted")
 
 
 def _ids(letters: list[DeadLetter]) -> list[str | None]:
@@ -75,6 +79,65 @@ class DeadLetterConformance(Conformance):
         assert letter.job() == job
         with pytest.raises(JobNotFoundError):
             orchestrator.dead_letters.show(queue, "nobody")
+
+    def test_dead_letters_are_listed_without_their_bodies(self, orchestrator: Orchestrator, queue: str) -> None:
+        jobs = [image_job(name) for name in "abc"]
+        _bury(orchestrator, queue, *jobs)
+        letters = orchestrator.dead_letters.list(queue, bodies=False)
+        assert _ids(letters) == [job.id for job in jobs]
+        assert [(letter.name, letter.reason) for letter in letters] == [("conformance_image", "rejected")] * 3
+        for letter in letters:
+            if not letter.body:
+                with pytest.raises(DecodeError, match="no body"):
+                    letter.job()
+
+    def test_one_of_many_dead_letters_is_shown(self, orchestrator: Orchestrator, queue: str) -> None:
+        jobs = [image_job(str(number)) for number in range(45)]
+        _bury(orchestrator, queue, *jobs)
+        for job in (jobs[0], jobs[20], jobs[44]):
+            assert orchestrator.dead_letters.show(queue, job.id).job() == job
+        assert _ids(orchestrator.dead_letters.list(queue)) == [job.id for job in jobs]
+
+    def test_dead_letters_have_the_ids_and_names_that_only_their_bodies_tell(
+        self, orchestrator: Orchestrator, queue: str
+    ) -> None:
+        bodies: dict[str, Any] = {
+            "protocol-1": {"task": "nobody", "id": "protocol-1", "args": [], "kwargs": {}},
+            "legacy": {"id": "legacy", "job_schema": {"name": "nobody", "input": {}}},
+            "upstream": {"id": "upstream", "schema_name": "nobody", "payload": {}},
+        }
+        orchestrator.declare_queue(queue)
+        for body in bodies.values():
+            put_json(orchestrator, queue, body)
+            with pytest.raises(DecodeError):
+                orchestrator.receive_message(queue, timeout=PATIENCE)
+        for letters in (orchestrator.dead_letters.list(queue), orchestrator.dead_letters.list(queue, bodies=False)):
+            assert [(letter.id, letter.name) for letter in letters] == [(job_id, "nobody") for job_id in bodies]
+        assert orchestrator.dead_letters.show(queue, "legacy").name == "nobody"
+        assert orchestrator.dead_letters.replay(queue, "upstream") == ["upstream"]
+        assert _ids(orchestrator.dead_letters.list(queue)) == ["protocol-1", "legacy"]
+
+    def test_one_unreadable_dead_letter_does_not_hide_the_others(self, orchestrator: Orchestrator, queue: str) -> None:
+        first, last = image_job("first"), image_job("last")
+        _bury(orchestrator, queue, first)
+        message = encode(image_job("odd"))
+        for changed in (
+            {"id": ["x"], "task": {"a": 1}, "x-dead-letter": "gone"},
+            {"x-dead-letter": {"reason": [1], "error": 5, "at": "soon", "queue": None, "losses": "many", "id": 5}},
+            {"id": "", "task": None, "x-dead-letter": {"at": {}, "worker": ["w"]}},
+        ):
+            put_raw(orchestrator, f"{queue}.dlq", replace(message, headers={**message.headers, **changed}))
+        put_raw(orchestrator, f"{queue}.dlq", replace(message, body=b"\xff", headers={}))
+        wait_until(lambda: orchestrator.dead_letters.count(queue) == 5, "dead letters counted")
+        _bury(orchestrator, queue, last)
+        dead = orchestrator.dead_letters
+        for letters in (dead.list(queue), dead.list(queue, bodies=False)):
+            assert len(letters) == 6
+            assert (letters[0].id, letters[-1].id) == (first.id, last.id)
+        assert dead.show(queue, last.id).job() == last
+        assert dead.replay(queue, last.id) == [last.id]
+        wait_until(lambda: dead.count(queue) == 5, "five dead letters left")
+        assert len(dead.replay(queue)) == 5
 
     def test_one_dead_letter_is_replayed_and_the_others_stay_in_order(
         self, orchestrator: Orchestrator, queue: str

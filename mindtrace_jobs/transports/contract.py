@@ -111,10 +111,16 @@ class JobsChannel(Protocol):
         error.
         """
 
-    def peek(self, queue: str, limit: int) -> list[Payload]:
-        """At most ``limit`` ready messages in delivery order, left where they are; delayed ones are not included.
+    def peek(self, queue: str, limit: int, offset: int = 0, *, bodies: bool = True) -> list[Payload]:
+        """Ready messages in delivery order, left where they are; delayed ones are not included.
 
         Each is what ``Channel.Message(payload, channel=channel)`` takes. It cannot be acknowledged.
+
+        Args:
+            queue: The queue.
+            limit: At most how many.
+            offset: How many to leave out before them.
+            bodies: Whether they have their bodies. Without, they may all the same where that costs nothing.
         """
 
     # --- exchanges

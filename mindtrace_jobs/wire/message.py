@@ -30,7 +30,7 @@ from mindtrace_jobs.errors import (
 from mindtrace_jobs.jobs import Job, JobSchema, current_fields
 from mindtrace_jobs.serializer import decode as decode_value
 from mindtrace_jobs.serializer import decode_job, encode_job, guarded, parse, to_json
-from mindtrace_jobs.wire.headers import COMPRESSION, QUEUED_AT, TRACKED
+from mindtrace_jobs.wire.headers import COMPRESSION, QUEUED_AT, TRACKED, text
 from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED, decompressed
 
 _EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
@@ -187,6 +187,27 @@ def decode_task(
 def _unpacked(body: Any, headers: object, limit: int | None) -> Any:
     compression = headers.get(COMPRESSION) if isinstance(headers, Mapping) else None
     return decompressed(body, compression, limit) if compression else body
+
+
+def identity(message: Message, max_decompressed: int | None = MAX_DECOMPRESSED) -> tuple[str | None, str | None]:
+    """The id and the schema's name of the job in a message, as far as its headers or its body tell; never raises.
+
+    The body is read where the headers lack one of them: messages of protocol 1, legacy jobs and upstream's have them
+    there.
+    """
+    job_id, name = text(message.headers, "id") or None, text(message.headers, "task")
+    if job_id is not None and name is not None:
+        return job_id, name
+    try:
+        tree = parse(message.unpacked(max_decompressed))
+    except DecodeError:
+        return job_id, name
+    if isinstance(tree, dict):
+        job = tree.get("__value__", tree)
+        job = job if isinstance(job, dict) else {}
+        named = {"name": job.get("task", job.get("schema_name")) or _name_of(current_fields(job))}
+        job_id, name = job_id or text(job, "id") or None, name or text(named, "name")
+    return job_id, name
 
 
 def embed_of(message: Message, max_decompressed: int | None = MAX_DECOMPRESSED) -> dict[str, Any]:

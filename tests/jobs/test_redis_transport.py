@@ -121,6 +121,17 @@ def test_stray_value_on_a_queue_is_delivered_as_bytes_and_blocks_nothing(channel
 # --- counting, purging, deleting
 
 
+def test_bodies_that_nobody_asked_for_are_not_sent(channel: Any, redis_url: str) -> None:
+    with server(redis_url) as client:
+        publish(channel, "x" * 1000, headers={"quoted": '"', "id": "a"})
+        client.lpush("q", b'{"body": "with \\"quotes\\"", "headers": {"id": "b"}, "properties": {}}')
+        client.lpush("q", b'{"headers": {"id": "c"}, "body": "last", "properties": {}}')
+        first, second, third = channel.peek("q", 3, bodies=False)
+        assert (first["body"], first["headers"]["id"], first["headers"]["quoted"]) == ("", "a", '"')
+        assert (second["body"], second["headers"]["id"]) == ('with "quotes"', "b")
+        assert (third["body"], third["headers"]["id"]) == ("last", "c")
+
+
 def test_consumers_that_vanished_long_ago_are_forgotten_when_another_one_comes(channel: Any, redis_url: str) -> None:
     with server(redis_url) as client:
         client.zadd("mindtrace.consumers", {f"dead{number}:q": number for number in range(10)})

@@ -67,10 +67,11 @@ class Broker:
             counts = {"ready": queue.ready(), "unacknowledged": queue.unacknowledged, "delayed": queue.delayed()}
             return {**counts, "consumers": self._consumers[name]}
 
-    def peek(self, name: str, limit: int) -> list[Payload]:
-        """Copies of the next ``limit`` ready messages."""
+    def peek(self, name: str, limit: int, offset: int) -> list[Payload]:
+        """Copies of ``limit`` ready messages behind the next ``offset``."""
         with self.lock:
-            return [copied(payload, "") for payload in islice(self._queues.get(name, ()), max(limit, 0))]
+            found = islice(self._queues.get(name, ()), offset, offset + max(limit, 0))
+            return [copied(payload, "") for payload in found]
 
     def purge(self, name: str) -> int:
         """Remove ready and delayed messages; returns how many."""

@@ -115,8 +115,8 @@ class Channel(memory.Channel):
             if not (if_unused and stats["consumers"]) and not (if_empty and stats["ready"] + stats["delayed"]):
                 self.broker.delete(queue)
 
-    def peek(self, queue: str, limit: int) -> list[Payload]:
-        return self.broker.peek(queue, limit)
+    def peek(self, queue: str, limit: int, offset: int = 0, *, bodies: bool = True) -> list[Payload]:
+        return self.broker.peek(queue, limit, offset)
 
     # --- exchanges: Kombu's own tables, under the broker's lock
 

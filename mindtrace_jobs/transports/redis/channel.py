@@ -185,9 +185,9 @@ class Channel(kombu_redis.Channel):
         """See ``JobsChannel.queue_stats``. Deliveries and consumers of stock processes are not counted."""
         return self.store.stats(queue)
 
-    def peek(self, queue: str, limit: int) -> list[Payload]:
+    def peek(self, queue: str, limit: int, offset: int = 0, *, bodies: bool = True) -> list[Payload]:
         """See ``JobsChannel.peek``."""
-        return self.store.peek(queue, limit)
+        return self.store.peek(queue, limit, offset, bodies=bodies)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> None:
         """See ``JobsChannel.queue_delete``."""

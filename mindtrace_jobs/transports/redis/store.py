@@ -328,11 +328,11 @@ class Store:
             if int(cursor) == 0:
                 return found
 
-    def peek(self, queue: str, limit: int) -> list[Payload]:
-        """The first messages of a queue in the order they would be received; they stay."""
+    def peek(self, queue: str, limit: int, offset: int, *, bodies: bool) -> list[Payload]:
+        """See ``JobsChannel.peek``."""
         if limit < 1:
             return []
-        found = self.wire.script(self.scripts["peek"], args=[queue, limit])
+        found = self.wire.script(self.scripts["peek"], args=[queue, limit, offset, "" if bodies else "1"])
         return [messages.load(raw, f"peek:{number}", queue) for number, raw in enumerate(found)]
 
     def purge(self, queue: str) -> int:

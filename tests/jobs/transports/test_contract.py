@@ -167,6 +167,22 @@ def test_peek_shows_so_many_ready_messages_and_leaves_them(channel: Any) -> None
     assert counts(channel) == (3, 0, 1)
 
 
+def test_peek_leaves_out_the_first_and_the_bodies(channel: Any) -> None:
+    declare(channel, "priority")
+    for number in range(12):
+        publish(channel, str(number), priority=number % 10)
+    everything = peeked(channel)
+    assert sorted(everything, key=int) == [str(number) for number in range(12)]
+    for offset in range(14):
+        found = [channel.Message(raw, channel=channel).payload for raw in channel.peek("q", 4, offset)]
+        assert found == everything[offset : offset + 4]
+    heads = channel.peek("q", 3, 2, bodies=False)
+    assert [raw["properties"]["priority"] for raw in heads] == [
+        raw["properties"]["priority"] for raw in channel.peek("q", 3, 2)
+    ]
+    assert all(channel.Message(raw, channel=channel).headers is not None for raw in heads)
+
+
 def test_peeked_message_cannot_be_acknowledged_nor_changed(channel: Any) -> None:
     publish(channel, "a")
     raw = channel.peek("q", 1)[0]
