@@ -265,6 +265,8 @@ def _read_task(
     args: Any, kwargs: Any, headers: Mapping[str, Any], schema: type[JobSchema[Any, Any]] | None
 ) -> Job[Any]:
     args, kwargs = args or [], kwargs or {}
+    if isinstance(args, dict) and args.get("__type__") == "tuple":
+        args = args.get("__value__")  # in the body of protocol 1, which is one object, our serializer keeps types
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise DecodeError("a Celery task body is [args, kwargs, embed] with a list and an object")
     name, job_id = headers.get("task"), headers.get("id")
