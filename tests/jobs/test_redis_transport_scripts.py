@@ -17,7 +17,6 @@ from mindtrace_jobs import Consumer, Orchestrator
 from mindtrace_jobs.testing.models import image_job
 from mindtrace_jobs.transports.redis.leases import keeper
 from tests.jobs.redis_channels import (
-    PATIENCE,
     Connect,
     bodies,
     connection,
@@ -59,16 +58,53 @@ def client(redis_url: str) -> Iterator[Any]:
 # --- keys of another type
 
 
-@pytest.mark.parametrize("key", ["b", "b\x06\x163"])
-def test_queue_whose_key_is_no_list_costs_no_message_of_others(connect: Connect, client: Any, key: str) -> None:
-    publish(connect().default_channel, 1, "a")
+@pytest.mark.parametrize("key", ["b", "b\x06\x163", "b\x06\x16delayed"])
+def test_a_queue_with_a_key_of_another_type_is_left_out_and_the_others_go_on(
+    connect: Connect, client: Any, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = connect().default_channel
+    publish(channel, 1, "a")
+    publish(channel, 2, "b", delay=0.01, priority=3)
+    waiting = client.zrange("b\x06\x16delayed", 0, -1, withscores=True)
+    client.delete(key)
     client.set(key, "somebody else's")
     source = connect(safety_poll=0.05)
     received = consume(source.default_channel, ["a", "b"])
     drain(source, received, 1)[0].ack()
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
-        source.drain_events(timeout=PATIENCE)
-    assert received[0].payload == 1
+    publish(channel, 3, "a")
+    drain(source, received, 2)[1].ack()
+    assert [message.payload for message in received] == [1, 3]
+    assert [record.message for record in caplog.records if "left out" in record.message] == [
+        "queue 'b' is left out: a key of its holds something else than messages"
+    ]
+    client.delete(key)
+    if key.endswith("delayed"):
+        client.zadd(key, dict(waiting))
+    drain(source, received, 3)[2].ack()
+    assert received[2].payload == 2
+
+
+def test_a_queue_with_a_key_of_another_type_keeps_no_lease_of_others(connect: Connect, client: Any) -> None:
+    source = connect(lease=3600)
+    channel = source.default_channel
+    for queue in ("bad", "good"):
+        publish(channel, queue, queue)
+    held = [get(channel, queue) for queue in ("good", "bad")]
+    client.zadd("mindtrace.leases", {message.delivery_tag: 1 + number for number, message in enumerate(held)}, xx=True)
+    client.set("bad", "somebody else's")
+    assert channel.store.restore_expired(channel.store.wire) == 1
+    assert bodies(channel, "good") == ["good"]
+    client.delete("bad")
+    client.zadd("mindtrace.leases", {held[1].delivery_tag: 1}, xx=True)
+    assert channel.store.restore_expired(channel.store.wire) == 1
+    assert bodies(channel, "bad") == ["bad"]
+
+
+def test_a_claim_from_ten_thousand_queues_finds_what_is_in_the_last(connect: Connect) -> None:
+    channel = connect().default_channel
+    publish(channel, 1, "q9999")
+    claim = channel.store.claim([(f"q{number}", False) for number in range(10_000)], 10, 10)
+    assert [held.queue for held in claim.deliveries] == ["q9999"]
 
 
 @pytest.mark.parametrize("key", ["unacked", "unacked_index", "mindtrace.leases"])
@@ -124,14 +160,6 @@ def test_consumer_that_the_server_refuses_pauses_between_its_tries(redis_url: st
             Consumer(orchestrator, "q", lambda job: None).consume(timeout=1.0)
         assert client.info("stats")["total_connections_received"] - before < 40
         assert admin.queue_status("q") == 1
-
-
-def test_consumer_of_very_many_queues_takes_from_the_last(connect: Connect) -> None:
-    queues = [f"q{number}" for number in range(2000)]
-    publish(connect().default_channel, 1, queues[-1])
-    channel = connect().default_channel
-    claim = channel.store.claim([(queue, False) for queue in queues], 10, 1)
-    assert [held.queue for held in claim.deliveries] == [queues[-1]]
 
 
 # --- size

@@ -35,6 +35,8 @@ _CHUNK = 500
 PORTION, PORTION_SIZE = 100, 1 << 20
 
 
+#: Seconds between two reports of a queue that cannot be used.
+_REPORT_EVERY = 60.0
 #: A delivery tag, and the record of its job if that is kept on this server.
 Step = tuple[str, Record | None]
 
@@ -93,6 +95,8 @@ class Store:
         self._names: tuple[str, ...] = (self.identity,)
         #: The number in the next delivery tag.
         self._number = 0
+        #: When it was last said of a queue that it cannot be used.
+        self._reported: dict[str, float] = {}
 
     def rename(self) -> None:
         """In a forked child: take another name, for the parent goes on under this one."""
@@ -163,7 +167,9 @@ class Store:
         sure_until = clock() + self.lease
         # Whatever becomes of the reply, these numbers may be in use.
         self._number += wanted
-        taken, due = (wire or self.wire).script(self.scripts["claim"], keys, args)
+        taken, due, left_out = (wire or self.wire).script(self.scripts["claim"], keys, args)
+        for number in left_out:
+            self._left_out(queues[number - 1][0])
         deliveries = []
         for offset in range(0, len(taken), 2):
             queue = queues[taken[offset] - 1][0]
@@ -171,6 +177,12 @@ class Store:
             payload = messages.load(taken[offset + 1], tag, queue)
             deliveries.append(Held(tag, queue, payload, sure_until=sure_until))
         return Claim(deliveries, len(deliveries) < wanted, None if due is None else float(due))
+
+    def _left_out(self, queue: str) -> None:
+        """Log, now and then, that a queue cannot be used; the others are."""
+        if self._reported.get(queue, -_REPORT_EVERY) + _REPORT_EVERY <= clock():
+            self._reported[queue] = clock()
+            logger.error("queue %r is left out: a key of its holds something else than messages", queue)
 
     def acknowledge(self, tags: Sequence[str], wire: Wire | None = None) -> set[str]:
         """Remove deliveries; returns those that were not this holder's any more."""
@@ -219,7 +231,8 @@ class Store:
         lost: set[str] = set()
 
         def send(args: list[str]) -> None:
-            lost.update(tag.decode() for tag in self.wire.script(self.scripts["requeue"], args=["", *args]))
+            gone, _ = self.wire.script(self.scripts["requeue"], args=["", *args])
+            lost.update(tag.decode() for tag in gone)
 
         args: list[str] = []
         size = 0
@@ -268,11 +281,13 @@ class Store:
                 payload = messages.load(raw, name, queue)
                 text = messages.requeued(payload, delivered=True, lost=bool(started))
                 args += [name, self._front(queue, kind.decode(), payload), text]
-            gone = {tag.decode() for tag in wire.script(self.scripts["requeue"], args=args)}
+            gone, stay = (set(map(bytes.decode, tags)) for tags in wire.script(self.scripts["requeue"], args=args))
             for name in args[1::3]:
-                if name not in gone:
+                queue = name.split(":", 2)[2]
+                if name in stay:
+                    self._left_out(queue)
+                elif name not in gone:
                     count += 1
-                    queue = name.split(":", 2)[2]
                     logger.warning("restored a message to queue %r: the lease of its holder expired", queue)
 
     def register(self, queue: str) -> None:

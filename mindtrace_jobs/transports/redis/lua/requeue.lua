@@ -1,24 +1,34 @@
 -- Puts deliveries back at the front of their lists, in the order given.
 -- ARGV: '1' to requeue only those whose lease has expired; then for each: delivery tag, list, message.
--- Returns the tags that were not there any more.
+-- Returns the tags that were not there any more, and, of those whose lease has expired, the ones that stay for another
+-- minute since the key of their list is of another type: they must not keep the others.
 -- A delivery goes only when its message is in its place, since an error ends the script there. ZREM comes first all the
 -- same: a script whose first write needs no memory may go on when maxmemory is reached.
 redis.call('ZREM', LEASES, '')
 local moment = now()
-local gone = {}
+local gone, stay = {}, {}
 for i = 2, #ARGV, 3 do
   local tag = ARGV[i]
   local expiry = ARGV[1] == '1' and tonumber(redis.call('ZSCORE', LEASES, tag) or 'inf')
   if not expiry or expiry <= moment then
+    local refusal = false
     if redis.call('HEXISTS', UNACKED, tag) == 1 then
-      redis.call('RPUSH', ARGV[i + 1], ARGV[i + 2])
-      redis.call('HDEL', UNACKED, tag)
+      local pushed = redis.pcall('RPUSH', ARGV[i + 1], ARGV[i + 2])
+      refusal = type(pushed) == 'table' and pushed
+      if not refusal then redis.call('HDEL', UNACKED, tag) end
     else
       gone[#gone + 1] = tag
     end
-    redis.call('ZREM', UNACKED_INDEX, tag)
-    redis.call('ZREM', LEASES, tag)
-    redis.call('HDEL', STARTED, tag)
+    if not refusal then
+      redis.call('ZREM', UNACKED_INDEX, tag)
+      redis.call('ZREM', LEASES, tag)
+      redis.call('HDEL', STARTED, tag)
+    elseif ARGV[1] == '1' and string.find(refusal.err, 'WRONGTYPE', 1, true) then
+      redis.call('ZADD', LEASES, moment + 60, tag)
+      stay[#stay + 1] = tag
+    else
+      return refusal
+    end
   end
 end
-return gone
+return {gone, stay}
