@@ -7,12 +7,15 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
+from mindtrace_jobs._arguments import check_count, check_seconds, listed
 from mindtrace_jobs.clients import Delivery, Source, is_dead_letter_queue
+from mindtrace_jobs.clients.base import LARGEST_PREFETCH
+from mindtrace_jobs.clients.names import check_queue
 from mindtrace_jobs.errors import BrokerError, ClosedError, ConfigurationError, DecodeError, JobsError
 from mindtrace_jobs.execution.handlers import set_output
 from mindtrace_jobs.execution.lifecycle import ReceivedJob
@@ -78,14 +81,16 @@ class Consumer(Generic[SchemaT]):
             raise ConfigurationError("pass a handler, or subclass Consumer and define run(self, job)")
         if handler is not None and not callable(handler):
             raise ConfigurationError(f"handler is {handler!r:.40}; it must be callable with a job")
-        if inspect.iscoroutinefunction(handler or self.run):
+        function: Any = handler or self.run
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
             raise ConfigurationError("a handler is no coroutine function: call asyncio.run(...) in a plain one")
         if not isinstance(orchestrator, Orchestrator):
             raise ConfigurationError(f"Consumer takes an orchestrator, not {type(orchestrator).__name__}")
-        if not isinstance(queues, Iterable):
-            raise ConfigurationError(f"queues is {queues!r:.40}; it is the name of a queue, or some")
+        check_count("prefetch", prefetch, LARGEST_PREFETCH)
         self.orchestrator = orchestrator
-        self.queues = [queues] if isinstance(queues, str) else list(queues)
+        self.queues = [queues] if isinstance(queues, str) else listed("queues", queues)
+        for queue in self.queues:
+            check_queue(queue)
         letters = [queue for queue in self.queues if is_dead_letter_queue(queue)]
         if letters:
             raise ConfigurationError(
@@ -114,9 +119,13 @@ class Consumer(Generic[SchemaT]):
             How many were settled.
 
         Raises:
+            ConfigurationError: ``num_messages`` is less than 1, or ``timeout`` no number of seconds.
             QueueNotFoundError: a queue is not there.
             BrokerUnavailableError: no broker answered at the start.
         """
+        if num_messages is not None:
+            check_count("num_messages", num_messages)
+        check_seconds("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         return self._loop(lambda done: done == num_messages or (deadline is not None and time.monotonic() >= deadline))
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
+from mindtrace_jobs._arguments import check_seconds, listed
 from mindtrace_jobs.clients import (
     Client,
     Delivery,
@@ -24,7 +25,7 @@ from mindtrace_jobs.clients import (
 from mindtrace_jobs.errors import ConfigurationError, Failure, JobsError
 from mindtrace_jobs.execution.dead_letters import DeadLetters
 from mindtrace_jobs.execution.lifecycle import Lifecycle, ReceivedJob
-from mindtrace_jobs.execution.publishing import Publishing
+from mindtrace_jobs.execution.publishing import Publishing, check_job
 from mindtrace_jobs.execution.retry import RetryPolicy
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobSchema, OutputT
 from mindtrace_jobs.results import AppResultStore, JobHandle, JobRecord, JobState, ResultStore, output_of, worker_name
@@ -239,7 +240,7 @@ class Orchestrator:
             EncodeError: a job cannot be encoded; none was published.
             PublishError: ``failures`` names each job that the broker refused; the others are on the queue.
         """
-        jobs = list(jobs)
+        jobs = listed("jobs", jobs)
         self.publishing.publish_many(jobs, queue)
         return [job.id for job in jobs]
 
@@ -261,6 +262,7 @@ class Orchestrator:
             ConfigurationError: no rule routes the job and the router has no default.
             As ``publish_message``.
         """
+        check_job(job)
         target = queue or self.router.route(job)
         tracked = self.results.configured
         message = self.publishing.encode(job, eta=eta, delay=delay, expires=expires, tracked=tracked)
@@ -340,6 +342,7 @@ class Orchestrator:
         self, queue: str, timeout: float | None, schema: Any, policy: RetryPolicy | None
     ) -> ReceivedJob | None:
         check_schema(schema)
+        check_seconds("timeout", timeout)
         deadline = time.monotonic() + (timeout or 0)
         losses = None if policy is None else policy.max_worker_losses
         while True:

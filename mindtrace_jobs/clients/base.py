@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from weakref import WeakSet
 
 from mindtrace_jobs import _forks
+from mindtrace_jobs._arguments import check_count, check_seconds
 from mindtrace_jobs.clients.delivery import Delivery
 from mindtrace_jobs.clients.errors import ErrorMapping
 from mindtrace_jobs.clients.names import check_exchange, check_queue, check_routing_key
@@ -43,6 +44,8 @@ T = TypeVar("T")
 
 #: Seconds until an unreachable broker is an error.
 CONNECT_TIMEOUT = 5.0
+#: AMQP 0-9-1 has 16 bits for it.
+LARGEST_PREFETCH = 65_535
 
 
 class Client(ABC):
@@ -275,6 +278,7 @@ class Client(ABC):
             QueueNotFoundError: there is no such queue.
         """
         self._check_queue(queue)
+        check_seconds("timeout", timeout)
         session, raw = self.run(lambda session: (session, self._take(session, queue, timeout or 0.0)), keep=True)
         if raw is None:
             self._pool.release(session)
@@ -295,8 +299,7 @@ class Client(ABC):
             raise ConfigurationError("name at least one queue to consume")
         for queue in queues:
             self._check_queue(queue)
-        if not 1 <= prefetch <= _LARGEST_PREFETCH:
-            raise ConfigurationError(f"prefetch is {prefetch}; it is a number from 1 to {_LARGEST_PREFETCH}")
+        check_count("prefetch", prefetch, LARGEST_PREFETCH)
         return Source(self, queues, prefetch)
 
     @abstractmethod
@@ -503,8 +506,6 @@ def _caller_level() -> int:
     return level
 
 
-#: AMQP 0-9-1 has 16 bits for it.
-_LARGEST_PREFETCH = 65_535
 _clients: WeakSet[Client] = WeakSet()
 
 

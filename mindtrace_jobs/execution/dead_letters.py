@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from mindtrace_jobs.clients import Client, dead_letter_queue, origin_queue
+from mindtrace_jobs.clients.base import LARGEST_PREFETCH
 from mindtrace_jobs.errors import DecodeError, Failure, JobNotFoundError, JobsError, QueueNotFoundError
 from mindtrace_jobs.execution.outcome import Reason
 from mindtrace_jobs.jobs import Job
@@ -27,8 +28,6 @@ from mindtrace_jobs.wire.message import Message, decode, identity
 log = logging.getLogger("mindtrace_jobs.execution")
 
 _DELIVERY_TIMEOUT = 5.0
-#: AMQP 0-9-1 has 16 bits for it.
-_LARGEST_PREFETCH = 65_535
 
 
 class DeadLetter(BaseModel):
@@ -214,7 +213,7 @@ class DeadLetters:
         replayed: list[str | None] = []
         total = self.count(queue)
         if total:
-            with self._client.consume([dead_letter_queue(queue)], prefetch=min(total, _LARGEST_PREFETCH)) as source:
+            with self._client.consume([dead_letter_queue(queue)], prefetch=min(total, LARGEST_PREFETCH)) as source:
                 for _ in range(total):
                     if len(replayed) == limit or (wanted is not None and wanted <= set(replayed)):
                         break

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from mindtrace_jobs.clients import Client
 from mindtrace_jobs.errors import ConfigurationError, EncodeError, JobsError, UnconfirmedError
-from mindtrace_jobs.jobs import ExecutionStatus, Job
+from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput
 from mindtrace_jobs.logs import job_fields
 from mindtrace_jobs.results import JobRecord, JobState, ResultStore, state_of
 from mindtrace_jobs.wire import headers as wire
@@ -44,10 +44,7 @@ class Publishing:
             ConfigurationError: it is no job.
             EncodeError: it is too large, or cannot be encoded.
         """
-        if not isinstance(job, Job):
-            raise ConfigurationError(
-                f"expected a Job, got {type(job).__name__}: Job(payload=...), and publish_message takes (queue, job)"
-            )
+        check_job(job)
         message = encode(job, **options)
         if self._max_job_bytes is not None and len(message.body) > self._max_job_bytes:
             raise EncodeError(
@@ -140,6 +137,16 @@ class Publishing:
             extra = {"action": "record_status", **job_fields(job_id, name, "", 1)}
             log.error("a job's status could not be recorded: %s", error, extra=extra)  # noqa: TRY400
         return _nothing if before is None else partial(self._results.save, state_of(before))
+
+
+def check_job(job: object) -> None:
+    """Raise ConfigurationError unless this is a job; it says how to make one of a schema or an input."""
+    if isinstance(job, Job):
+        return
+    made = "Job(payload=YourSchema(input=...))" if isinstance(job, JobInput) else "Job(payload=...)"
+    raise ConfigurationError(
+        f"expected a Job, got {type(job).__name__}: {made}, and publish_message takes (queue, job)"
+    )
 
 
 def _nothing() -> None:

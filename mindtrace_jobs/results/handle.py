@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Generic
 
+from mindtrace_jobs._arguments import check_seconds
 from mindtrace_jobs.errors import JobCancelledError, JobFailedError, ResultTimeoutError, UnknownTypeError
 from mindtrace_jobs.jobs import ExecutionStatus, OutputT
 from mindtrace_jobs.results.record import JobRecord
@@ -45,6 +46,7 @@ class JobHandle(Generic[OutputT]):
             ResultTimeoutError: it is none of these yet.
             JobNotFoundError: nothing is recorded of it.
         """
+        check_seconds("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_PAUSE
         while True:
