@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, PrivateAttr
 
 from mindtrace_jobs.clients import Client, dead_letter_queue, origin_queue
 from mindtrace_jobs.errors import Failure, JobNotFoundError, JobsError, QueueNotFoundError
@@ -23,6 +23,7 @@ from mindtrace_jobs.logs import shown
 from mindtrace_jobs.results import worker_name
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import Message, decode
+from mindtrace_jobs.wire.signing import Signing
 
 log = logging.getLogger("mindtrace_jobs.execution")
 
@@ -59,6 +60,7 @@ class DeadLetter(BaseModel):
     body: bytes
     headers: dict[str, Any]
     content_type: str | None = None
+    _signing: Signing | None = PrivateAttr(None)
 
     def job(self) -> Job[Any]:
         """The job itself.
@@ -66,7 +68,10 @@ class DeadLetter(BaseModel):
         Raises:
             DecodeError: it still cannot be read, which may be why it is here.
         """
-        return decode(self.body, self.headers, self.content_type)
+        message = Message(self.body, self.headers, self.content_type or "")
+        if self._signing is not None:
+            message = self._signing.verified(message)
+        return decode(message.body, message.headers, message.content_type)
 
 
 class DeadLetters:
@@ -77,6 +82,7 @@ class DeadLetters:
         limit: Jobs kept per dead-letter queue; past it the oldest are dropped, with a warning in the log. None: all.
         max_age: How long a job is kept, checked as others are added. None: for ever.
         on_replay: Called with each message just before it is replayed; what it returns is called if that fails.
+        signing: Verifies the jobs of dead letters, where only signed messages are accepted.
     """
 
     def __init__(
@@ -86,8 +92,10 @@ class DeadLetters:
         limit: int | None = None,
         max_age: timedelta | None = None,
         on_replay: Callable[[Message], Callable[[], None]] = lambda _: lambda: None,
+        signing: Signing | None = None,
     ) -> None:
         self._client = client
+        self._signing = signing
         self._on_replay = on_replay
         self._limit = limit
         self._max_age = max_age
@@ -150,9 +158,13 @@ class DeadLetters:
     def list(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """Up to ``limit`` dead letters of ``queue``, oldest first, none removed; empty if there are none."""
         try:
-            return [_read(message, queue) for message in self._client.browse(dead_letter_queue(queue), limit)]
+            letters = [_read(message, queue) for message in self._client.browse(dead_letter_queue(queue), limit)]
         except QueueNotFoundError:
             return []
+        if self._signing is not None and self._signing.required:
+            for letter in letters:
+                letter._signing = self._signing
+        return letters
 
     def show(self, queue: str, job_id: str) -> DeadLetter:
         """The dead letter of one job.

@@ -12,6 +12,7 @@ from mindtrace_jobs.celery.records import MARKS
 from mindtrace_jobs.clients import Delivery, RecordWrite
 from mindtrace_jobs.clients.delivery import body_of
 from mindtrace_jobs.wire import headers as wire
+from mindtrace_jobs.wire.message import SIGNED_CONTENT_TYPE
 
 #: Fields of protocol 2 that are attributes of Celery's request.
 _FIELDS = frozenset(
@@ -154,8 +155,9 @@ class Refused(_Proxy):
 
     @property
     def body(self) -> Any:
-        """As it was delivered, but a typed job's is not printed."""
-        return _Hidden(body_of(self._raw)) if self._raw.content_type == CONTENT_TYPE else self._raw.packed
+        """As it was delivered, but a typed job's, or one that is signed, is not printed."""
+        hidden = self._raw.content_type in (CONTENT_TYPE, SIGNED_CONTENT_TYPE)
+        return _Hidden(body_of(self._raw)) if hidden else self._raw.packed
 
     def ack(self, *_: Any, **__: Any) -> None:
         """Nothing: it is acknowledged once it is dead-lettered."""
