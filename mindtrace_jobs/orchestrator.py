@@ -31,6 +31,7 @@ from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput, JobSchema, Outpu
 from mindtrace_jobs.results import AppResultStore, JobHandle, JobRecord, JobState, ResultStore, output_of, worker_name
 from mindtrace_jobs.routing import AppRouter, JobRouter
 from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
+from mindtrace_jobs.wire.signing import Signing
 
 SchemaT = TypeVar("SchemaT", bound=JobSchema[Any, Any])
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
@@ -60,6 +61,7 @@ class Orchestrator:
         dead_letter_limit, dead_letter_max_age: Bounds of each dead-letter queue; None keeps everything.
         close_client: Whether ``close`` closes the client.
         results: Where status and results are kept; default the client's result backend.
+        signing: Signs and verifies jobs, as ``from_celery`` has it; default none is signed.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Orchestrator:
         dead_letter_max_age: timedelta | None = None,
         close_client: bool = True,
         results: ResultStore | None = None,
+        signing: Signing | None = None,
     ) -> None:
         if client is not None and not isinstance(client, Client):
             raise ConfigurationError(
@@ -89,11 +92,16 @@ class Orchestrator:
             self.client.result_options,
             inline=self.client.keeps_records,
         )
-        self.publishing = Publishing(self.client, self.results, max_job_bytes=max_job_bytes)
+        self.signing = signing
+        self.publishing = Publishing(self.client, self.results, max_job_bytes=max_job_bytes, signing=signing)
         self.dead_letters = DeadLetters(
-            self.client, limit=dead_letter_limit, max_age=dead_letter_max_age, on_replay=self.publishing.replayed
+            self.client,
+            limit=dead_letter_limit,
+            max_age=dead_letter_max_age,
+            on_replay=self.publishing.replayed,
+            signing=signing,
         )
-        self.lifecycle = Lifecycle(self.client, self.results, self.dead_letters, track=track)
+        self.lifecycle = Lifecycle(self.client, self.results, self.dead_letters, track=track, signing=signing)
         self._close_client = close_client
 
     @classmethod
@@ -131,6 +139,8 @@ class Orchestrator:
     ) -> Self:
         """An orchestrator on a Celery app's broker, routes and result backend, with the app's settings for each.
 
+        Of an app that accepts signed messages only, what it publishes is signed, and what it receives is verified.
+
         Args:
             app: The app, configured or not yet: its settings are read now.
             lease: As RedisClient's; default what the app was installed with, else 60 seconds.
@@ -141,6 +151,7 @@ class Orchestrator:
             ConfigurationError: the app's broker is none that this package has a client for.
         """
         options.setdefault("router", AppRouter(app))
+        options.setdefault("signing", Signing(app))
         client = client_for(app, lease=lease, max_decompressed_bytes=max_decompressed_bytes)
         return cls(client, results=AppResultStore(app), **options)
 
@@ -259,7 +270,7 @@ class Orchestrator:
         handle's methods raise ResultsNotConfiguredError.
 
         Raises:
-            ConfigurationError: no rule routes the job and the router has no default.
+            ConfigurationError: no rule routes the job and the router has no default; or it cannot be signed and has to be.
             As ``publish_message``.
         """
         check_job(job)

@@ -65,6 +65,7 @@ class Installation:
             track=self.track,
             worker=worker,
             announces=True,
+            signing=orchestrator.signing,
         )
 
 

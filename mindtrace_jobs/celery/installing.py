@@ -8,10 +8,11 @@ from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.connection import over_our_transports
 from mindtrace_jobs.celery.installation import Installation, real_app
 from mindtrace_jobs.celery.logs import connect
-from mindtrace_jobs.celery.typed_json import register_types
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.routing import JobRouter
 from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
+from mindtrace_jobs.wire.signing import signed_only
+from mindtrace_jobs.wire.typed_json import register_types
 
 SERIALIZER = "pydantic"
 #: By name: settings can then be printed, copied and written to a file.
@@ -38,7 +39,8 @@ def install(
 
     Call it once where the app is made, before or after it is configured; calling it again only replaces the choices. It
 
-    - accepts the serializer "pydantic" beside what the app accepts,
+    - accepts the serializer "pydantic" beside what the app accepts; an app that accepts signed messages only
+      (``app.setup_security()``, before or after) goes on doing so, and its jobs are signed,
     - appends a router for jobs behind the app's own ``task_routes``,
     - connects to Redis and memory over this package's transports, which lose no job and renew leases,
     - has log records say which job made them, by a filter on the handlers of Celery's loggers,
@@ -94,7 +96,7 @@ def _configure(installed: Installation) -> None:
     conf = installed.app.conf
     for name in ("accept_content", "result_accept_content"):
         accepted = conf.get(name)
-        if accepted and SERIALIZER not in accepted:
+        if accepted and SERIALIZER not in accepted and not signed_only(accepted):
             _change(conf, name, [*accepted, SERIALIZER])
     routes = conf.task_routes
     listed = list(routes) if isinstance(routes, list | tuple) else [] if routes is None else [routes]

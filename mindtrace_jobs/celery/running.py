@@ -20,7 +20,7 @@ from mindtrace_jobs.celery.arguments import job_from
 from mindtrace_jobs.celery.errors import JobCancelled, JobRetried, JobReturned, mark_settled, sendable
 from mindtrace_jobs.celery.records import EXHAUSTED, RECORDED, RUNNING
 from mindtrace_jobs.clients import Delivery, RecordWrite
-from mindtrace_jobs.errors import DecodeError, InvalidOutputError, JobsError, RetryJob, failure_of
+from mindtrace_jobs.errors import ConfigurationError, DecodeError, InvalidOutputError, JobsError, RetryJob, failure_of
 from mindtrace_jobs.execution.context import JobContext
 from mindtrace_jobs.execution.handlers import set_output
 from mindtrace_jobs.execution.lifecycle import Lifecycle, ReceivedJob
@@ -31,6 +31,7 @@ from mindtrace_jobs.results import JobState, Progress, worker_name
 from mindtrace_jobs.results.record import PROGRESS, RETRY, SUCCESS
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import Message, decode_task
+from mindtrace_jobs.wire.signing import not_accepted
 
 log = logging.getLogger("mindtrace_jobs.celery")
 
@@ -136,6 +137,8 @@ class RunningJob:
         except DecodeError as error:
             self._ended()
             raise sendable(error) from error
+        except ConfigurationError as error:  # of a worker that cannot verify signatures
+            self._fail(error)
         except JobsError:
             raise  # it could not be refused
         except BaseException as error:  # of a validator that exits
@@ -165,9 +168,8 @@ class RunningJob:
     def _read(self, message: Message) -> Job[Any]:
         accepted = prepare_accept_content(self._task.app.conf.accept_content)
         if message.content_type not in accepted:
-            raise DecodeError(
-                f"content type {message.content_type!r:.80} is not in the app's accept_content: nothing was read"
-            )
+            raise not_accepted(message.content_type)
+        message = self._lifecycle.opened(message)
         if message.content_type in _JSON:
             limit = self._lifecycle.client.max_decompressed_bytes
             job, embed = decode_task(message.body, message.headers, message.content_type, self._task.schema, limit)

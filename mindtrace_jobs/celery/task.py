@@ -36,6 +36,7 @@ from mindtrace_jobs.results import JobHandle, ResultStore
 from mindtrace_jobs.transports.contract import DELAY_PROPERTY
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import iso_moment
+from mindtrace_jobs.wire.signing import Signing
 
 InT = TypeVar("InT", bound=JobInput)
 OutT = TypeVar("OutT", bound=JobOutput)
@@ -151,7 +152,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
 
         Raises:
             TypeError: an option that Celery does not know.
-            ConfigurationError: both ``eta`` and ``delay``, or a time that is none.
+            ConfigurationError: both ``eta`` and ``delay``, or a time that is none; or as ``apply_async``.
             EncodeError: a value in it would not come back as it went in.
             InvalidInputError: it does not fit the schema.
             kombu.exceptions.OperationalError: the broker did not take it.
@@ -217,6 +218,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         Raises:
             InvalidInputError: they do not fit the schema. An output that does not fit is published all the same, and
                 dead-lettered by the worker: the job that returned it did nothing wrong.
+            ConfigurationError: the app accepts signed messages only, and this one cannot be signed.
         """
         sent: tuple[Any, ...] = tuple(args or ())
         named = dict(kwargs or {})
@@ -247,6 +249,9 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             headers["expires"] = expires if isinstance(expires, str) else iso_moment("expires", expires)
         options["headers"] = headers
         options.setdefault("delivery_mode", 2)
+        signing = Signing(self.app)
+        if signing.required:
+            options["serializer"] = signing.serializer(options.get("serializer"))
         with ExitStack() as stack:
             if producer is None and options.get("connection") is None and not self.app.conf.task_always_eager:
                 producer = stack.enter_context(confirming_producer(self.app))

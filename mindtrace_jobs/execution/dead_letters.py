@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, PrivateAttr
 
 from mindtrace_jobs.clients import Client, dead_letter_queue, origin_queue
 from mindtrace_jobs.clients.base import LARGEST_PREFETCH
@@ -24,6 +24,7 @@ from mindtrace_jobs.logs import shown
 from mindtrace_jobs.results import worker_name
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import Message, decode, identity
+from mindtrace_jobs.wire.signing import Signing
 
 log = logging.getLogger("mindtrace_jobs.execution")
 
@@ -58,6 +59,7 @@ class DeadLetter(BaseModel):
     body: bytes
     headers: dict[str, Any]
     content_type: str | None = None
+    _signing: Signing | None = PrivateAttr(None)
 
     def job(self) -> Job[Any]:
         """The job itself.
@@ -67,7 +69,10 @@ class DeadLetter(BaseModel):
         """
         if not self.body:
             raise DecodeError("this dead letter has no body: was it listed with bodies=False? show() has it then")
-        return decode(self.body, self.headers, self.content_type)
+        message = Message(self.body, self.headers, self.content_type or "")
+        if self._signing is not None:
+            message = self._signing.verified(message)
+        return decode(message.body, message.headers, message.content_type)
 
 
 class DeadLetters:
@@ -78,6 +83,7 @@ class DeadLetters:
         limit: Jobs kept per dead-letter queue; past it the oldest are dropped, with a warning in the log. None: all.
         max_age: How long a job is kept, checked as others are added. None: for ever.
         on_replay: Called with each message just before it is replayed; what it returns is called if that fails.
+        signing: Verifies the jobs of dead letters, where only signed messages are accepted.
     """
 
     def __init__(
@@ -87,8 +93,10 @@ class DeadLetters:
         limit: int | None = None,
         max_age: timedelta | None = None,
         on_replay: Callable[[Message], Callable[[], None]] = lambda _: lambda: None,
+        signing: Signing | None = None,
     ) -> None:
         self._client = client
+        self._signing = signing
         self._on_replay = on_replay
         self._limit = limit
         self._max_age = max_age
@@ -165,9 +173,15 @@ class DeadLetters:
         """
         try:
             found = self._client.browse(dead_letter_queue(queue), limit, bodies=bodies)
-            return [_read(message, queue) for message in found]
+            return [self._letter(message, queue) for message in found]
         except QueueNotFoundError:
             return []
+
+    def _letter(self, message: Message, queue: str) -> DeadLetter:
+        letter = _read(message, queue)
+        if self._signing is not None and self._signing.required:
+            letter._signing = self._signing
+        return letter
 
     def show(self, queue: str, job_id: str) -> DeadLetter:
         """The dead letter of one job.
@@ -181,7 +195,7 @@ class DeadLetters:
             # Others may have gone meanwhile, so that it stands before its place.
             for limit, first in ((1, offset), (offset, 0)):
                 for message in self._client.browse(dead_letter_queue(queue), limit, first):
-                    if (whole := _read(message, queue)).id == job_id:
+                    if (whole := self._letter(message, queue)).id == job_id:
                         return whole
         raise JobNotFoundError(f"job {job_id!r} is not in {dead_letter_queue(queue)!r}")
 

@@ -42,6 +42,7 @@ from mindtrace_jobs.results import JobRecord, JobState, ResultStore, worker_name
 from mindtrace_jobs.results.record import RETRY
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import Message, decode
+from mindtrace_jobs.wire.signing import Signing
 
 log = logging.getLogger("mindtrace_jobs.execution")
 
@@ -101,6 +102,7 @@ class Lifecycle:
         worker: The name of this worker; default this process.
         announces: Whether Celery's publish signals are sent for retries. Where no task runs, instrumentation would begin
             a new trace at each, and the copy keeps the trace of the original instead.
+        signing: Verifies messages, where only signed ones are accepted.
     """
 
     def __init__(
@@ -112,8 +114,10 @@ class Lifecycle:
         track: bool = False,
         worker: str | None = None,
         announces: bool = False,
+        signing: Signing | None = None,
     ) -> None:
         self._announces = announces
+        self._signing = signing
         self.client = client
         self.results = results
         self._dead_letters = dead_letters
@@ -280,9 +284,8 @@ class Lifecycle:
             DecodeError: it is no job of a known type. It was dead-lettered, or, received from a dead-letter queue,
                 requeued.
         """
-        message, limit = job.delivery.message, self.client.max_decompressed_bytes
         try:
-            decoded = read() if read else decode(message.body, message.headers, message.content_type, schema, limit)
+            decoded = read() if read else self._read(job.delivery.message, schema)
         except DecodeError as error:
             self.refuse(job, error)
             raise
@@ -291,6 +294,21 @@ class Lifecycle:
         job.queued_at = job.queued_at or (decoded.created_at if "created_at" in decoded.model_fields_set else None)
         decoded._assign(status=ExecutionStatus.RUNNING, started_at=job.started_at)
         return decoded
+
+    def _read(self, message: Message, schema: type[JobSchema[Any, Any]] | None) -> Job[Any]:
+        message, limit = self.opened(message), self.client.max_decompressed_bytes
+        return decode(message.body, message.headers, message.content_type, schema, limit)
+
+    def opened(self, message: Message) -> Message:
+        """A message as it can be read: itself, or what was signed if only signed messages are accepted.
+
+        Raises:
+            DecodeError: it is not signed, or not by anybody who is trusted.
+            ConfigurationError: this process cannot verify it.
+        """
+        if self._signing is None or not self._signing.required:
+            return message
+        return self._signing.verified(message, self.client.max_decompressed_bytes)
 
     # --- ended
 

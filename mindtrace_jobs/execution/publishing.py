@@ -17,6 +17,7 @@ from mindtrace_jobs.logs import job_fields
 from mindtrace_jobs.results import JobRecord, JobState, ResultStore, state_of
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import Message, encode
+from mindtrace_jobs.wire.signing import Signing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,22 +31,33 @@ class Publishing:
     Args:
         client, results: Where to, and where submitted jobs are recorded.
         max_job_bytes: Largest encoded job that is published; None for no limit.
+        signing: Signs jobs, where only signed messages are accepted.
     """
 
-    def __init__(self, client: Client, results: ResultStore, *, max_job_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        results: ResultStore,
+        *,
+        max_job_bytes: int | None = None,
+        signing: Signing | None = None,
+    ) -> None:
         self._client = client
         self._results = results
         self._max_job_bytes = max_job_bytes
+        self._signing = signing
 
     def encode(self, job: Job[Any], **options: Any) -> Message:
         """The message of a job; options and errors as those of ``wire.message.encode``.
 
         Raises:
-            ConfigurationError: it is no job.
+            ConfigurationError: it is no job, or cannot be signed and has to be.
             EncodeError: it is too large, or cannot be encoded.
         """
         check_job(job)
         message = encode(job, **options)
+        if self._signing is not None and self._signing.required:
+            message = self._signing.signed(message, job)
         if self._max_job_bytes is not None and len(message.body) > self._max_job_bytes:
             raise EncodeError(
                 f"job {job.id} is {len(message.body)} bytes, over the limit of {self._max_job_bytes}: publish where the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mindtrace_jobs.errors import ResultsNotConfiguredError
+from mindtrace_jobs.errors import ConfigurationError, ResultsNotConfiguredError
 from mindtrace_jobs.results.store import ResultStore
 
 
@@ -27,7 +27,7 @@ class AppResultStore(ResultStore):
         from celery.backends.rpc import RPCBackend
 
         # Celery keeps one for each thread; a look at the settings takes longer.
-        return not isinstance(self._app.backend, DisabledBackend | RPCBackend)
+        return not isinstance(self._app_backend, DisabledBackend | RPCBackend)
 
     @property
     def backend(self) -> Any:
@@ -38,4 +38,16 @@ class AppResultStore(ResultStore):
             )
         from mindtrace_jobs.results.backend import extended
 
-        return extended(self._app.backend)
+        return extended(self._app_backend)
+
+    @property
+    def _app_backend(self) -> Any:
+        from kombu.exceptions import SerializerNotInstalled
+
+        try:
+            return self._app.backend
+        except SerializerNotInstalled as error:
+            raise ConfigurationError(
+                f"the app accepts results in a serializer that this process does not have ({error}): for 'auth', call "
+                "app.setup_security() where the app is made"
+            ) from error

@@ -9,6 +9,7 @@ deeper ones keep their type.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 from mindtrace_jobs.errors import DecodeError, EncodeError
@@ -16,7 +17,10 @@ from mindtrace_jobs.serializer.decoding import decode, decode_job
 from mindtrace_jobs.serializer.encoding import encode, encode_job
 from mindtrace_jobs.serializer.text import parse, to_json
 
-__all__ = ["decode", "decode_job", "dumps", "encode", "encode_job", "guarded", "loads", "parse", "to_json"]
+__all__ = ["UNDECODED", "decode", "decode_job", "dumps", "encode", "encode_job", "guarded", "loads", "parse", "to_json"]
+
+#: Set while a body is only unpacked: typed values in it stay JSON with their tags, and no model's code runs.
+UNDECODED: ContextVar[bool] = ContextVar("UNDECODED", default=False)
 
 
 def dumps(value: Any) -> bytes:
@@ -41,7 +45,8 @@ def loads(data: bytes | bytearray | memoryview | str) -> Any:
     Raises:
         DecodeError: for anything else; nothing but DecodeError is ever raised.
     """
-    return guarded(decode, parse(data))
+    tree = parse(data)
+    return tree if UNDECODED.get() else guarded(decode, tree)
 
 
 def guarded(read: Any, *args: Any) -> Any:

@@ -33,8 +33,10 @@ from mindtrace_jobs.serializer import decode_job, encode_job, guarded, parse, to
 from mindtrace_jobs.wire.headers import COMPRESSION, QUEUED_AT, TRACKED, text
 from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED, decompressed
 
-_EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _TASK_BODY_LENGTH = 3
+#: Of what Celery's serializer "auth" signs.
+SIGNED_CONTENT_TYPE = "application/data"
 #: Never read as text: decoding these can run code, or needs a library the message would choose.
 _REFUSED_CONTENT = ("pickle", "python-serialize", "yaml", "msgpack")
 
@@ -110,7 +112,7 @@ def encode(
     properties: dict[str, Any] = {"correlation_id": job.id, "reply_to": ""}
     if job.priority is not None:
         properties["priority"] = job.priority
-    return Message(to_json([[encode_job(job)], {}, _EMBED]), headers, properties=properties)
+    return Message(to_json([[encode_job(job)], {}, EMBED]), headers, properties=properties)
 
 
 @cache
@@ -174,7 +176,14 @@ def decode_task(
     """
     if content_type != CONTENT_TYPE and any(refused in str(content_type).lower() for refused in _REFUSED_CONTENT):
         raise DecodeError(f"content type {content_type!r} is not accepted: only JSON and the pydantic serializer are")
-    tree = parse(_unpacked(body, headers, max_decompressed))
+    try:
+        tree = parse(_unpacked(body, headers, max_decompressed))
+    except DecodeError as error:
+        if content_type != SIGNED_CONTENT_TYPE:
+            raise
+        raise DecodeError(
+            "the job seems to be signed by a Celery app: Orchestrator.from_celery(app) verifies and reads it"
+        ) from error
     try:
         job: Job[Any] = guarded(_read, tree, headers or {}, schema)
     except InvalidInputError:
@@ -222,7 +231,7 @@ def _embed_of(tree: Any) -> dict[str, Any]:
     source = tree[2] if isinstance(tree, list) and len(tree) == _TASK_BODY_LENGTH else tree
     if not isinstance(source, dict):
         return {}
-    return {name: guarded(decode_value, source[name]) for name in _EMBED if source.get(name)}
+    return {name: guarded(decode_value, source[name]) for name in EMBED if source.get(name)}
 
 
 def _read(tree: Any, headers: Mapping[str, Any], schema: type[JobSchema[Any, Any]] | None) -> Job[Any]:

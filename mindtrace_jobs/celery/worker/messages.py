@@ -12,6 +12,7 @@ from mindtrace_jobs.celery.records import MARKS
 from mindtrace_jobs.clients import Delivery, RecordWrite
 from mindtrace_jobs.clients.delivery import body_of
 from mindtrace_jobs.wire import headers as wire
+from mindtrace_jobs.wire.message import SIGNED_CONTENT_TYPE
 
 #: Fields of protocol 2 that are attributes of Celery's request.
 _FIELDS = frozenset(
@@ -154,8 +155,8 @@ class Refused(_Proxy):
 
     @property
     def body(self) -> Any:
-        """As it was delivered, but a typed job's is not printed."""
-        if self._raw.content_type == CONTENT_TYPE:
+        """As it was delivered, but a typed job's, or one that is signed, is not printed."""
+        if self._raw.content_type in (CONTENT_TYPE, SIGNED_CONTENT_TYPE):
             return _Hidden(body_of(self._raw))
         return b"" if self._raw.packed is None else self._raw.packed
 

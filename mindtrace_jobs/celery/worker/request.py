@@ -69,8 +69,12 @@ class JobRequest(Request):  # type: ignore[misc]
     @property
     def _payload(self) -> Any:
         """Celery's name for the decoded body; only what canvas put into it is looked at, when the job cannot."""
-        limit = self.consumer.lifecycle.client.max_decompressed_bytes
-        return [], {}, embed_of(self.job.delivery.message, limit)
+        lifecycle = self.consumer.lifecycle
+        try:
+            message = lifecycle.opened(self.job.delivery.message)
+        except JobsError:
+            return [], {}, {}  # of a stranger: no task of his is called
+        return [], {}, embed_of(message, lifecycle.client.max_decompressed_bytes)
 
     def info(self, safe: bool = False) -> Any:  # noqa: ARG002 - Celery's signature
         """What remote control lists of it: which job it is, whether its data was asked for or not."""

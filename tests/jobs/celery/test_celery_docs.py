@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.jobs.celery.signed_jobs import make_keys
 from tests.jobs.celery.workers import ROOT, Broker
 from tests.jobs.servers import RedisServer
 from tests.jobs.servers.process import ServerProcess
@@ -54,6 +55,15 @@ def test_the_project_in_the_documentation_works_step_by_step(broker: Broker, tmp
     finally:
         beat.kill()
         worker.kill()
+
+
+def test_the_signed_app_of_the_documentation_accepts_signed_messages_only(tmp_path: Path) -> None:
+    (text,) = (text for kind, text in _BLOCK.findall(TEXT) if kind == "python" and text.startswith("# signed.py"))
+    (tmp_path / "signed.py").write_text(text + "print(app.conf.accept_content)\n")
+    (tmp_path / "keys").mkdir()
+    make_keys(tmp_path / "keys", "worker")
+    environment = {**os.environ, "PROJ_BROKER": "memory://", "PROJ_RESULTS": "cache+memory://"}
+    assert run("signed.py", tmp_path, environment) == ["['auth']"]
 
 
 def test_the_jobs_in_the_picture_of_flower_come_to_their_different_ends(own_redis: RedisServer, tmp_path: Path) -> None:

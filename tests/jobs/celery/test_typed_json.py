@@ -10,7 +10,7 @@ import pytest
 from kombu.utils import json
 
 from mindtrace_jobs import Job, JobInput, JobOutput, JobSchema, UnknownTypeError
-from mindtrace_jobs.celery.typed_json import register_types
+from mindtrace_jobs.wire.typed_json import register_types
 from tests.jobs.celery.models import DetectionInput, DetectionOutput, DetectionSchema
 
 

@@ -1,7 +1,7 @@
 """Typed values in Kombu's JSON, through its own extension point: inputs, outputs, schemas and jobs keep their types.
 
 So an app whose results are JSON stores typed outputs, and ``AsyncResult(job_id).get()`` returns them, in every process
-that imported this package's Celery part and the models. What JSON knew before is written as it was.
+that imported this package's Celery part and the models. Bodies that an app signs are JSON of this kind, too. What JSON knew before is written as it was.
 
 Kombu decodes from the inside out: a decoder here gets values whose insides are decoded already.
 """
@@ -17,7 +17,7 @@ from kombu.utils.json import register_type
 from mindtrace_jobs import registry
 from mindtrace_jobs.errors import DecodeError
 from mindtrace_jobs.jobs import RECEIVING, Job, JobInput, JobOutput, JobSchema
-from mindtrace_jobs.serializer import encode, guarded, parse, to_json
+from mindtrace_jobs.serializer import UNDECODED, encode, guarded, parse, to_json
 from mindtrace_jobs.serializer.decoding import JOB, PLAIN, SCHEMA, TAGGED, build
 from mindtrace_jobs.serializer.values import decode_tagged, tagged
 
@@ -40,7 +40,11 @@ def register_types() -> None:
 def _register_decoder(tag: str, decoder: Callable[[Any], Any]) -> None:
     # Kombu takes a decoder only together with a type to encode; nothing is ever of this one.
     nobody = type(f"_Tagged_{tag}", (), {})
-    register_type(nobody, tag, lambda _: None, decoder)
+    register_type(nobody, tag, lambda _: None, partial(_decode, tag, decoder))
+
+
+def _decode(tag: str, decoder: Callable[[Any], Any], value: Any) -> Any:
+    return tagged(tag, value) if UNDECODED.get() else decoder(value)
 
 
 def _tree(value: Any) -> Any:
