@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT
-from mindtrace_jobs.clients.types import Capability
+from mindtrace_jobs.clients.types import Capability, QueueType
 from mindtrace_jobs.clients.urls import address, connection_to, without_password
 from mindtrace_jobs.clients.virtual import VirtualClient
 from mindtrace_jobs.errors import ConfigurationError
@@ -160,6 +160,16 @@ class RedisClient(VirtualClient):
                 f"{name!r} cannot be the name of a queue on Redis, where the transport keeps its records in the key of that "
                 "name"
             )
+
+    def declare_queue(self, queue: str, queue_type: QueueType = QueueType.FIFO) -> None:
+        from mindtrace_jobs.transports.redis.keys import RESULTS
+
+        self._check_queue(queue)
+        if queue.startswith(RESULTS):
+            raise ConfigurationError(
+                f"{queue!r} cannot be the name of a queue on Redis: Celery keeps the result of a task in the key of that name"
+            )
+        super().declare_queue(queue, queue_type)
 
     @property
     def result_options(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 import redis
 from celery import Celery
 
-from mindtrace_jobs import Consumer, ExecutionStatus, Job, Orchestrator
+from mindtrace_jobs import ConfigurationError, Consumer, ExecutionStatus, Job, Orchestrator
 from mindtrace_jobs.results import JobState, ResultStore
 from mindtrace_jobs.testing.models import ImageOutput, ImageSchema, image_job
 from mindtrace_jobs.transports.contract import Record
@@ -77,6 +77,40 @@ def test_a_success_is_never_taken_back_by_a_second_delivery(channel: Any, client
     channel.ack_nowait(message.delivery_tag, record("FAILURE"))
     channel.close()
     assert json.loads(client.get(KEY) or "") == {"status": "SUCCESS", "result": "the first"}
+
+
+def test_a_record_that_cannot_be_written_keeps_no_message_from_being_settled(
+    channel: Any, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.lpush(KEY, "somebody else's")
+    publish(channel, "other")
+    message, other = get(channel), get(channel)
+    assert channel.start(message.delivery_tag, record("STARTED"))
+    channel.ack_nowait(message.delivery_tag, record("SUCCESS"))
+    channel.acknowledge(other.delivery_tag, record("SUCCESS"))
+    assert not channel.lost_deliveries
+    assert not client.exists("unacked", "mindtrace.started", "mindtrace.leases")
+    assert client.lrange(KEY, 0, -1) == [b"somebody else's"]
+    assert [one.message for one in caplog.records if "could not be written" in one.message] == [
+        f"the record of a job, {KEY!r}, could not be written: WRONGTYPE Operation against a key holding the wrong kind of value"
+    ] * 3
+
+
+def test_while_the_key_of_a_record_holds_something_else_jobs_run_once(redis_url: str, client: redis.Redis) -> None:
+    ran: list[str] = []
+    with Orchestrator.from_url(redis_url) as orchestrator:
+        handle = orchestrator.submit(image_job("first"), queue="q")
+        client.delete(f"celery-task-meta-{handle.id}")
+        client.lpush(f"celery-task-meta-{handle.id}", "somebody else's")
+        orchestrator.submit(image_job("second"), queue="q")
+
+        def note(job: Job[ImageSchema]) -> None:
+            ran.append(job.payload.input.url)
+
+        assert Consumer(orchestrator, "q", note).consume_until_empty() == 2
+        assert ran == ["first", "second"]
+        with pytest.raises(ConfigurationError, match="result of a task"):
+            orchestrator.declare_queue(f"celery-task-meta-{handle.id}")
 
 
 def test_who_lost_the_lease_writes_no_record(channel: Any, client: redis.Redis) -> None:

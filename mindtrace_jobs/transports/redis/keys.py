@@ -20,6 +20,9 @@ CONSUMERS: Final = "mindtrace.consumers"
 _RESERVED: Final = frozenset({QUEUES, EXCHANGES, LEASES, STARTED, CONSUMERS})
 #: Prefix of what Kombu keeps about exchanges.
 _KOMBU: Final = "_kombu."
+#: Prefixes of what Celery's result backend keeps, often on the same server. A queue of such a name would only keep one
+#: result from being written.
+RESULTS: Final = ("celery-task-meta-", "celery-taskset-meta-", "chord-unlock-")
 #: Prefixes of Kombu's sets of bindings, one per exchange.
 BINDINGS: Final = "_kombu.binding."
 BINDINGS_PERMANENT: Final = "_kombu.binding_permanent."

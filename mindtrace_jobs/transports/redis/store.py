@@ -200,7 +200,8 @@ class Store:
             Those that were not this holder's any more, and whether the other one was started: its job is not cancelled.
         """
         args = _acknowledge_args(finished, starting)
-        lost, cancelled = (wire or self.wire).script(self.scripts["acknowledge"], args=args)
+        lost, cancelled, unwritten = (wire or self.wire).script(self.scripts["acknowledge"], args=args)
+        _report_unwritten(unwritten)
         return {tag.decode() for tag in lost}, not cancelled
 
     def acknowledge_and_start_nowait(
@@ -217,6 +218,7 @@ class Store:
         def then(reply: Any) -> None:
             for tag in reply[0]:
                 lost(tag.decode())
+            _report_unwritten(reply[2])
 
         self.wire.post(self.scripts["acknowledge"], _acknowledge_args(finished, starting), then)
 
@@ -435,6 +437,11 @@ _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 def _exchange(record: bytes) -> tuple[str, bool]:
     kind, _, lists = record.decode().partition("/")
     return kind, bool(lists)
+
+
+def _report_unwritten(found: Sequence[bytes]) -> None:
+    for key, why in zip(found[::2], found[1::2], strict=True):
+        logger.error("the record of a job, %r, could not be written: %s", key.decode(), why.decode())
 
 
 def _delay(payload: Payload) -> float | str:
