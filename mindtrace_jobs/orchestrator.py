@@ -117,7 +117,9 @@ class Orchestrator:
             ConfigurationError: another scheme.
         """
         if not isinstance(url, str):
-            raise ConfigurationError(f"url is {url!r:.40}; it must be text: is an environment variable not set?")
+            raise ConfigurationError(
+                f"url is a {type(url).__name__}; it must be text: is an environment variable not set?"
+            )
         scheme = url.partition("://")[0]
         client = _CLIENTS.get(scheme)
         if client is None or "://" not in url:

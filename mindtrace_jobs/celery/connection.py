@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from mindtrace_jobs.clients.redaction import Redactor
 from mindtrace_jobs.transports import ALIASES, REPLACED, our_url, register_aliases
 
 _FOREIGN = {ours: theirs for theirs, ours in REPLACED.items()}
@@ -37,10 +38,14 @@ def over_our_transports(base: type[Any], lease: float) -> type[Any]:
                 kwargs["transport_options"] = {"lease": self.lease, **(kwargs.get("transport_options") or {})}
             super().__init__(hostname, *args, **kwargs)
 
-        def as_uri(self, *args: Any, **kwargs: Any) -> str:
+        def as_uri(self, include_password: bool = False, *args: Any, **kwargs: Any) -> str:
             # Flower and others tell brokers apart by their scheme.
-            scheme, separator, rest = str(super().as_uri(*args, **kwargs)).partition("://")
-            return f"{_FOREIGN.get(scheme, scheme)}{separator}{rest}"
+            scheme, separator, rest = str(super().as_uri(include_password, *args, **kwargs)).partition("://")
+            uri = f"{_FOREIGN.get(scheme, scheme)}{separator}{rest}"
+            if include_password:
+                return uri
+            # Kombu takes what is behind a ";" in a password for a further host.
+            return Redactor(";".join(map(str, self.alt))).redact(uri)
 
     JobsConnection.lease = lease
     JobsConnection.__name__ = JobsConnection.__qualname__ = base.__name__

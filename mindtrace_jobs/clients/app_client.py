@@ -77,9 +77,9 @@ def client_for(
         # The client confirms by itself, many messages at a time.
         options.pop("confirm_publish", None)
         return RabbitMQClient.from_url(url, transport_options=options, definition=partial(_definition, app), **common)
-    raise ConfigurationError(
-        f"jobs cannot use the Celery app's broker {scheme + '://'!r:.40}: it must be Redis, RabbitMQ or memory"
-    )
+    # What stands before a misplaced "://" may be a password.
+    shown = f" {scheme + '://'!r:.40}" if "://" in url and scheme.isalnum() else ""
+    raise ConfigurationError(f"jobs cannot use the Celery app's broker{shown}: it must be Redis, RabbitMQ or memory")
 
 
 def _definition(app: Any, queue: str) -> Any:

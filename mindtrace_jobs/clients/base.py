@@ -16,6 +16,7 @@ from mindtrace_jobs._arguments import check_count, check_seconds
 from mindtrace_jobs.clients.delivery import Delivery
 from mindtrace_jobs.clients.errors import ErrorMapping
 from mindtrace_jobs.clients.names import check_exchange, check_queue, check_routing_key
+from mindtrace_jobs.clients.redaction import Redactor
 from mindtrace_jobs.clients.session import Pool, Session
 from mindtrace_jobs.clients.source import POLL_INTERVAL, Source, consume, drain
 from mindtrace_jobs.clients.types import (
@@ -25,7 +26,6 @@ from mindtrace_jobs.clients.types import (
     QueueType,
     dead_letter_queue,
 )
-from mindtrace_jobs.clients.urls import without_password
 from mindtrace_jobs.errors import (
     BrokerUnavailableError,
     ClosedError,
@@ -53,7 +53,7 @@ class Client(ABC):
 
     Args:
         connection: The Kombu connection to clone for each session. It is never opened itself.
-        url: The broker's URL, for messages, where its password is left out.
+        url: The broker's URL, for messages, where its secrets are left out.
         connect_timeout: Seconds until an unreachable broker raises BrokerUnavailableError.
         result_backend: URL of the Celery result backend for status and results; None for the client's own default.
         max_decompressed_bytes: Most bytes that a compressed body may have when it is decompressed, beyond which the job is
@@ -80,11 +80,12 @@ class Client(ABC):
             )
         self.max_decompressed_bytes = max_decompressed_bytes
         self.connection = connection
-        self._url = url
+        #: Removes the secrets of the URL and the options from texts.
+        self.redactor = Redactor(url, connection.ssl, connection.transport_options)
         self.result_backend = result_backend
         self._pool = Pool(connection, connect_timeout, max_decompressed_bytes)
         #: A block in which what the driver raises comes out as an error of this package.
-        self.mapped = ErrorMapping(self.where, lambda: self.connection.transport.connection_errors)
+        self.mapped = ErrorMapping(self.redactor, lambda: self.connection.transport.connection_errors)
         self._known_types: dict[str, QueueType] = {}
         self._warned: set[str] = set()
         _clients.add(self)
@@ -99,8 +100,8 @@ class Client(ABC):
 
     @property
     def where(self) -> str:
-        """The broker's URL without its password."""
-        return without_password(self._url)
+        """The broker's URL without its secrets."""
+        return self.redactor.shown
 
     @property
     def result_options(self) -> dict[str, Any]:

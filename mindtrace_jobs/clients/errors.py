@@ -9,10 +9,12 @@ import re
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+from mindtrace_jobs.clients.redaction import Redactor
 from mindtrace_jobs.errors import (
     AccessDeniedError,
     BrokerError,
     BrokerUnavailableError,
+    ConfigurationError,
     ExchangeNotFoundError,
     JobsError,
     PublishError,
@@ -50,12 +52,12 @@ class ErrorMapping:
     """A block in which driver errors become errors of this package, causes kept. Any thread may enter it, any number of times.
 
     Args:
-        where: The broker, without its password, for messages.
+        redactor: Of the broker's URL, which shows it in messages and keeps its secrets out of them.
         connection_errors: Returns what the transport lists as the loss of a connection.
     """
 
-    def __init__(self, where: str, connection_errors: Callable[[], Sequence[type[BaseException]]]) -> None:
-        self._where = where
+    def __init__(self, redactor: Redactor, connection_errors: Callable[[], Sequence[type[BaseException]]]) -> None:
+        self._redactor = redactor
         self._connection_errors = connection_errors
 
     def __enter__(self) -> None:
@@ -66,26 +68,37 @@ class ErrorMapping:
     ) -> None:
         if not isinstance(error, Exception) or isinstance(error, JobsError):
             return
-        mapped = map_error(error, self._where, self._connection_errors())
+        mapped = map_error(error, self._redactor, self._connection_errors())
+        cause = self._redactor.cause(error)
+        if mapped is None and cause is not error:
+            # Kombu's own ValueErrors and KeyErrors for a URL, where it is not read before it is used.
+            mapped = ConfigurationError(f"{self._redactor.shown} cannot be used: {cause}")
         if mapped is not None:
-            raise mapped from error
+            raise mapped from cause
 
 
-def map_error(error: BaseException, where: str, connection_errors: Sequence[type[BaseException]]) -> JobsError | None:
+def map_error(
+    error: BaseException,
+    redactor: Redactor,
+    connection_errors: Sequence[type[BaseException]],
+    what: str = "",
+) -> JobsError | None:
     """The error of this package that says what a driver's error says; None if it is not a driver's.
 
     Args:
         error: What the driver or Kombu raised.
-        where: The broker, without its password, for the message.
+        redactor: Of the broker's URL, which shows it in the message and keeps its secrets out of it.
         connection_errors: What the transport lists as the loss of a connection.
+        what: What is at the URL, for the message, if it is no broker.
     """
     if isinstance(error, JobsError):
         return error
     names = {cls.__name__ for cls in type(error).__mro__}
     if "BatchPublishError" in names and error.__cause__ is not None:
-        return map_error(error.__cause__, where, connection_errors)
+        return map_error(error.__cause__, redactor, connection_errors, what)
     modules = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
-    text = _text(error)
+    text = _text(error, redactor)
+    where = what + redactor.shown
     if modules.isdisjoint({"kombu", "amqp", "redis", "celery"}) and not isinstance(error, OSError):
         return None
     if names & _DENIED or _DENIED_TEXT.search(text):
@@ -109,6 +122,6 @@ def map_error(error: BaseException, where: str, connection_errors: Sequence[type
     return BrokerError(f"{where} answered: {text}")
 
 
-def _text(error: BaseException) -> str:
-    text = str(error).rstrip(".") or type(error).__name__
+def _text(error: BaseException, redactor: Redactor) -> str:
+    text = redactor.redact(str(error)).rstrip(".") or type(error).__name__
     return text if len(text) < 500 else text[:500] + "..."

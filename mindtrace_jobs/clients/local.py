@@ -7,6 +7,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT
 from mindtrace_jobs.clients.kombu_api import Connection
+from mindtrace_jobs.clients.redaction import without_password
 from mindtrace_jobs.clients.types import Capability
 from mindtrace_jobs.clients.virtual import VirtualClient
 from mindtrace_jobs.jobs import BackendType
@@ -45,7 +46,7 @@ class LocalClient(VirtualClient):
         )
         super().__init__(
             connection,
-            f"memory://{quote(broker_id, safe='')}",
+            f"memory://{quote(without_password(broker_id), safe='*')}",
             connect_timeout=CONNECT_TIMEOUT,
             result_backend=result_backend
             or f"mindtrace_jobs.results.memory:MemoryBackend+memory://local/{quote(broker_id, safe='')}",

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT
+from mindtrace_jobs.clients.redaction import first_url, without_password
 from mindtrace_jobs.clients.types import Capability, QueueType
-from mindtrace_jobs.clients.urls import address, connection_to, without_password
+from mindtrace_jobs.clients.urls import address, connection_to
 from mindtrace_jobs.clients.virtual import VirtualClient
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.jobs import BackendType
@@ -131,7 +132,7 @@ class RedisClient(VirtualClient):
                 f"{without_password(url)} names no database: what stands behind the host is a number, as /0"
             )
         # Celery's Redis backend takes one server; its Sentinel backend takes them all.
-        own = url if url.startswith("sentinel") else url.partition(";")[0]
+        own = url if url.startswith("sentinel") else first_url(url)
         self._result_options: dict[str, Any] = {}
         self._keeps_records = result_backend is None
         if result_backend is None:

@@ -1,4 +1,4 @@
-"""Broker URLs: made from a host, shown without their passwords, refused by name where they cannot work."""
+"""Broker URLs: made from a host, refused by name where they cannot work."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ import re
 from ipaddress import IPv6Address
 from typing import Any
 
-from mindtrace_jobs.clients.kombu_api import Connection
+from mindtrace_jobs.clients.kombu_api import Connection, url_to_parts
+from mindtrace_jobs.clients.redaction import Redactor, without_password
 from mindtrace_jobs.errors import ConfigurationError
 
-_PASSWORD = re.compile(r"(//[^/@:;]*:)[^;]+@")
 _LARGEST_PORT = 65_535
-
-
-def without_password(url: str) -> str:
-    """``url``, or several separated by ``;``, with every password replaced by ``**``."""
-    return _PASSWORD.sub(r"\1**@", url)
 
 
 def address(host: str | None, port: int | str) -> str:
@@ -25,13 +20,17 @@ def address(host: str | None, port: int | str) -> str:
         ConfigurationError: the host is no name and no address, or the port no number.
     """
     if not str(port).isdecimal() or not 0 < int(port) <= _LARGEST_PORT:
-        raise ConfigurationError(f"port is {port!r:.40}; it must be a number from 1 to {_LARGEST_PORT}")
+        shown = without_password(port) if isinstance(port, str) else port
+        raise ConfigurationError(f"port is {shown!r:.40}; it must be a number from 1 to {_LARGEST_PORT}")
     host = host or "localhost"
     if ":" in host and _is_ipv6(host.strip("[]")):
         return f"[{host.strip('[]')}]:{port}"
     if re.search(r"[/:@?#\s]", host):
+        shown = without_password(host)
+        if "@" in shown:  # no parser says which of what stands before it is a user's name
+            shown = "**@" + shown.rpartition("@")[2]
         raise ConfigurationError(
-            f"host is {without_password(host)!r}; it must be a name or an address alone: the port has an argument of its "
+            f"host is {shown!r}; it must be a name or an address alone: the port has an argument of its "
             "own, and from_url() takes a URL"
         )
     return f"{host}:{port}"
@@ -51,14 +50,20 @@ def connection_to(url: str, **options: Any) -> Any:
     Raises:
         ConfigurationError: Kombu cannot read the URL.
     """
-    shown = without_password(url)
+    redactor = Redactor(url, options)
     try:
-        return Connection(url, **options)
+        connection = Connection(url, **options)
+        for alternative in connection.alt:
+            if "://" in alternative:
+                url_to_parts(alternative)  # not when the first broker is down
+        return connection
     except ValueError:
         # Its text quotes what stands where the port should: a piece of the password, if that has a slash in it.
         raise ConfigurationError(
-            f"{shown} is no URL of a broker, scheme://user:password@host:port/..., with a number as port; "
+            f"{redactor.shown} is no URL of a broker, scheme://user:password@host:port/..., with a number as port; "
             "percent-encode what is special in user and password"
         ) from None
     except TypeError as error:
-        raise ConfigurationError(f"{shown} has an option that Kombu does not know: {error}") from error
+        raise ConfigurationError(
+            f"{redactor.shown} has an option that Kombu does not know: {redactor.redact(str(error))}"
+        ) from redactor.cause(error)

@@ -110,7 +110,7 @@ class VirtualClient(Client):
                 batch.flush()
             except Exception as error:
                 refused: dict[str, str] = dict(getattr(error, "refused", ()))
-                if not refused or isinstance(map_error(error, self.where, ()), AccessDeniedError):
+                if not refused or isinstance(map_error(error, self.redactor, ()), AccessDeniedError):
                     raise
                 # What comes after would be refused as well.
                 for message in messages[start + _BATCH_SIZE :]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mindtrace_jobs.clients.redaction import Redactor
 from mindtrace_jobs.errors import ConfigurationError, ResultsNotConfiguredError
 from mindtrace_jobs.results.store import ResultStore
 
@@ -27,7 +28,7 @@ class AppResultStore(ResultStore):
         from celery.backends.rpc import RPCBackend
 
         # Celery keeps one for each thread; a look at the settings takes longer.
-        return not isinstance(self._app_backend, DisabledBackend | RPCBackend)
+        return not isinstance(self._app_backend(), DisabledBackend | RPCBackend)
 
     @property
     def backend(self) -> Any:
@@ -38,9 +39,13 @@ class AppResultStore(ResultStore):
             )
         from mindtrace_jobs.results.backend import extended
 
-        return extended(self._app_backend)
+        return extended(self._app_backend())
 
     @property
+    def _redactor(self) -> Redactor:
+        url = self._app.conf.result_backend
+        return Redactor(url if isinstance(url, str) else "", self._app.conf.table(censored=False))
+
     def _app_backend(self) -> Any:
         from kombu.exceptions import SerializerNotInstalled
 
@@ -51,3 +56,5 @@ class AppResultStore(ResultStore):
                 f"the app accepts results in a serializer that this process does not have ({error}): for 'auth', call "
                 "app.setup_security() where the app is made"
             ) from error
+        except Exception as error:
+            raise self._unusable(error) from self._redactor.cause(error)

@@ -16,7 +16,7 @@ from weakref import WeakSet
 from mindtrace_jobs import _forks
 from mindtrace_jobs.clients.errors import map_error
 from mindtrace_jobs.clients.fork_locks import hold_over_forks
-from mindtrace_jobs.clients.urls import without_password
+from mindtrace_jobs.clients.redaction import Redactor
 from mindtrace_jobs.errors import (
     BrokerError,
     ClosedError,
@@ -94,6 +94,16 @@ class ResultStore:
                 made = self._made
         return made[1]
 
+    @property
+    def _redactor(self) -> Redactor:
+        return Redactor(self._url or "", self._options)
+
+    def _unusable(self, error: Exception) -> ConfigurationError:
+        redactor = self._redactor
+        return ConfigurationError(
+            f"the result backend {redactor.shown!r} cannot be used: {redactor.redact(summary(error))}"
+        )
+
     def _make(self) -> Any:
         from celery import Celery
         from celery.app.backends import by_url
@@ -114,9 +124,7 @@ class ResultStore:
             hold_over_forks(type(app), cls)
             return records_backend_class(cls)(app=app, url=url)
         except Exception as error:
-            raise ConfigurationError(
-                f"the result backend {without_password(self._url or '')!r} cannot be used: {summary(error)}"
-            ) from error
+            raise self._unusable(error) from self._redactor.cause(error)
 
     def close(self) -> None:
         """Close the backend's connections; using the store afterwards raises ClosedError."""
@@ -265,11 +273,16 @@ class ResultStore:
         except JobsError:
             raise
         except Exception as error:
-            where = f"the result backend {without_password(self._url or '')}"
+            redactor = self._redactor
+            cause = redactor.cause(error)
             if type(error).__name__ == "EncodeError":
-                raise EncodeError(f"cannot be recorded: {summary(error)}") from error
+                raise EncodeError(f"cannot be recorded: {redactor.redact(summary(error))}") from cause
             # Backends may be databases of any kind, with drivers of any kind.
-            raise map_error(error, where, ()) or BrokerError(f"{where} failed: {summary(error)}") from error
+            what = "the result backend "
+            mapped = map_error(error, redactor, (), what)
+            if mapped is None:
+                mapped = BrokerError(f"{what}{redactor.shown} failed: {redactor.redact(summary(error))}")
+            raise mapped from cause
 
 
 class RecordWrite:

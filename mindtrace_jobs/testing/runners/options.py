@@ -14,7 +14,7 @@ from mindtrace_jobs.testing.runners.jobs import POLICY, RUNNER
 
 @dataclass(frozen=True)
 class RunnerOptions:
-    """Where and how a runner works.
+    """Where and how a runner works. URLs and settings, which may hold passwords, are not in its repr.
 
     Attributes:
         broker: The broker's URL.
@@ -26,12 +26,12 @@ class RunnerOptions:
         coroutines: Whether the Celery worker has a task whose function is a coroutine function.
     """
 
-    broker: str
-    results: str | None = None
+    broker: str = field(repr=False)
+    results: str | None = field(default=None, repr=False)
     queues: tuple[str, ...] = ()
     prefetch: int = 1
     lease: float = 2.0
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     coroutines: bool = True
 
     @property
