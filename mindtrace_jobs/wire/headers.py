@@ -57,7 +57,7 @@ _CELERY_FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("argsrepr", "kwargsrepr"), _is_text),
     **dict.fromkeys(("retries", "group_index", "replaced_task_nesting"), _is_count),
     "ignore_result": lambda value: isinstance(value, bool),
-    "stamps": lambda value: isinstance(value, dict),
+    **dict.fromkeys(("headers", "stamps"), lambda value: isinstance(value, dict)),
     "stamped_headers": lambda value: isinstance(value, list | tuple) and all(map(_is_text, value)),
 }
 
