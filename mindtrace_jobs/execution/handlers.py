@@ -120,4 +120,4 @@ def set_output(job: Job[Any], output: Any) -> None:
         expected = cls.output_type()
         what = "JobOutput" if expected is JobOutput else expected.__name__
         offences = invalid("job", error, validator(cls).names, "payload").errors
-        raise InvalidOutputError(f"the handler returned {type(output).__name__}, not {what}", offences) from error
+        raise InvalidOutputError(f"the handler returned {type(output).__name__}, not {what}", offences) from None

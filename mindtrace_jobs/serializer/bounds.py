@@ -16,7 +16,7 @@ MAX_DIGITS: Final = 4300
 CHECKED_FROM: Final = 1000
 #: Most different keys with the same hash. By chance even two are rare.
 _MAX_ALIKE: Final = 100
-_EXPONENT = re.compile(r"[eE]\s*([+-]?\d+)\s*$")
+_EXPONENT = re.compile(r"[eE]\s*([+-]?[\d_]*\d)\s*$")
 
 
 def is_bounded_number(value: str | Decimal) -> bool:

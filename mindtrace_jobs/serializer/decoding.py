@@ -170,10 +170,12 @@ def _validate(validate: Validator, title: str, values: Any, own: bool, path: str
         if not own:
             # A strict model refuses the string that JSON has for a date, unless it is told that this is JSON.
             try:
-                return validate.first.validate_json(to_json(values), context=RECEIVING, by_alias=True, by_name=True)
+                validate.first.validate_python(values, strict=False, context=RECEIVING, by_alias=True, by_name=True)
+                return validate.json.validate_json(to_json(values), context=RECEIVING, by_alias=True, by_name=True)
             except (ValidationError, EncodeError):
                 pass
-        raise invalid(title, _all_offences(validate, values, own) or error, validate.names, path) from error
+        # Without the cause: its text quotes keys and tags of the data.
+        raise invalid(title, _all_offences(validate, values, own) or error, validate.names, path) from None
     except Exception as error:  # a user's validator may raise anything, and no message may stop a worker
         raise InvalidPayloadError(f"{title}: {type(error).__name__} in a validator") from error
 

@@ -20,6 +20,7 @@ _SMALL = 10_000
 #: Pydantic's words for these quote a part of the data.
 _WORDS = {
     "bytes_invalid_encoding": "Data should be valid in its encoding",
+    "import_error": "Input should be the path of something that can be imported",
     "uuid_parsing": "Input should be a valid UUID",
 }
 

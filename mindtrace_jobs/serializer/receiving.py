@@ -41,6 +41,8 @@ _NO_SCHEMA = frozenset(
         "serialization",
     }
 )
+#: Parts that may be schemas under names of the user's, which are none of Pydantic's.
+_BY_NAME = frozenset({"choices", "fields"})
 _COLLECTIONS = frozenset({"list", "tuple", "set", "frozenset"})
 #: Types of which no values can be chosen that have the same hash: Python's hash of text and bytes has a secret.
 _UNCHOSEN = frozenset({"bool", "bytes", "date", "datetime", "enum", "float", "literal", "str", "time"})
@@ -56,6 +58,14 @@ class Validator:
     def __init__(self, schema: Any) -> None:
         self._schema = schema
         self.first = SchemaValidator(_Bounds(schema, fail_fast=True).schema, _PRIVATE)
+
+    @cached_property
+    def json(self) -> SchemaValidator:
+        """For JSON text of data that ``first`` would take without strictness: a strict class takes it as JSON alone.
+
+        It has no bound on keys and numbers, whose checks would make Python values of the JSON.
+        """
+        return SchemaValidator(_Bounds(self._schema, fail_fast=True, checked=False).schema, _PRIVATE)
 
     @cached_property
     def every(self) -> SchemaValidator:
@@ -100,7 +110,7 @@ def refuses_unknown(schema: Mapping[str, Any]) -> bool:
     """Whether a core schema is the check for unknown fields around a model."""
     if schema["type"] != "function-wrap":
         return False
-    function = schema["function"]  # a bare one belongs to a serializer, which goes by the same name
+    function = schema.get("function")  # a bare one belongs to a serializer, which goes by the same name
     return isinstance(function, dict) and getattr(function["function"], "__func__", None) is _REFUSE_UNKNOWN
 
 
@@ -131,10 +141,12 @@ class _Bounds:
     Args:
         original: The schema.
         fail_fast: Stop at the first offence in each list.
+        checked: Check the keys of sets and dicts, and fractions.
     """
 
-    def __init__(self, original: Any, *, fail_fast: bool = False) -> None:
+    def __init__(self, original: Any, *, fail_fast: bool = False, checked: bool = True) -> None:
         self._fail_fast = fail_fast
+        self._checked = checked
         self._original_definitions = _definitions(original)
         self.schema = self._bounded(original)
 
@@ -145,7 +157,7 @@ class _Bounds:
             return (self._bounded(node[0]), *node[1:])
         if type(node) is not dict:
             return node
-        found = {key: item if key in _NO_SCHEMA else self._bounded(item) for key, item in node.items()}
+        found = {key: self._part(key, item) for key, item in node.items()}
         kind = node.get("type")
         if kind == "union":
             # A choice that is wrapped keeps the name it has in errors.
@@ -155,6 +167,8 @@ class _Bounds:
             ]
         if self._fail_fast and kind in _COLLECTIONS:
             found["fail_fast"] = True
+        if not self._checked:
+            return found
         if kind in ("set", "frozenset") and _may_be_chosen(node.get("items_schema")):
             return self._wrapped(found, found.get("items_schema"))
         if kind == "dict" and "keys_schema" in node and _may_be_chosen(node["keys_schema"]):
@@ -168,6 +182,13 @@ class _Bounds:
                 **ref,
             }
         return found
+
+    def _part(self, key: str, part: Any) -> Any:
+        if key in _NO_SCHEMA:
+            return part
+        if key in _BY_NAME and type(part) is dict:
+            return {name: self._bounded(schema) for name, schema in part.items()}
+        return self._bounded(part)
 
     def _wrapped(self, node: dict[str, Any], items: Any) -> dict[str, Any]:
         ref = {"ref": node.pop("ref")} if "ref" in node else {}
@@ -228,7 +249,7 @@ def _names(node: Any, definitions: list[Any]) -> Iterator[str]:
     if isinstance(fields, dict):
         yield from fields
     elif isinstance(fields, list):
-        yield from (field["name"] for field in fields)
+        yield from (field if isinstance(field, str) else field["name"] for field in fields)
     for alias in (node.get("validation_alias"), node.get("alias")):
         yield from _texts(alias)
     if kind == "union":
@@ -238,9 +259,7 @@ def _names(node: Any, definitions: list[Any]) -> Iterator[str]:
         yield from map(str, node["choices"])
     for key, item in node.items():
         if key not in _NO_SCHEMA:
-            yield from _names(
-                item if not (kind == "tagged-union" and key == "choices") else [*item.values()], definitions
-            )
+            yield from _names([*item.values()] if key in _BY_NAME and type(item) is dict else item, definitions)
 
 
 def _texts(alias: Any) -> Iterator[str]:

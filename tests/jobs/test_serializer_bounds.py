@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from traceback import format_exception
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
 
-from mindtrace_jobs import JobInput, JobOutput, JobSchema
+from mindtrace_jobs import Job, JobInput, JobOutput, JobSchema
 from mindtrace_jobs.errors import DecodeError, EncodeError, InvalidInputError
 from mindtrace_jobs.serializer import dumps, loads
 from mindtrace_jobs.wire import message
@@ -73,6 +76,62 @@ def refused(**fields: Any) -> InvalidInputError:
     return error.value
 
 
+@dataclass
+class Box:
+    width: int
+
+
+class NamesInput(JobInput):
+    """Its fields have the names of parts of Pydantic's own schemas."""
+
+    type: str = ""
+    fields: dict[str, int] = {}
+    choices: list[int] = []
+    default: set[int] = set()
+    metadata: set[int] = set()
+    function: set[int] = set()
+    cls: set[int] = set()
+    expected: set[int] = set()
+    serialization: set[int] = set()
+    box: Box | None = None
+    nothing: dict[str, str] = {"type": "function-wrap"}
+
+
+class NamesSchema(JobSchema[NamesInput, JobOutput]):
+    name: str = "bounds_names"
+
+
+class StrictInput(JobInput):
+    model_config = ConfigDict(strict=True)
+
+    numbers: set[int] = set()
+    frozen: frozenset[UUID] | None = None
+    by_number: Mapping[int, set[int]] = {}
+    either: set[int] | str | None = None
+    ratio: Fraction | Decimal | None = None
+    text: Json[set[int]] | None = None
+
+
+class StrictTwin(BaseModel, strict=True):
+    """The same as a plain model."""
+
+    numbers: set[int] = set()
+    frozen: frozenset[UUID] | None = None
+    by_number: Mapping[int, set[int]] = {}
+    either: set[int] | str | None = None
+    ratio: Fraction | Decimal | None = None
+    text: Json[set[int]] | None = None
+
+
+class StrictSchema(JobSchema[StrictInput, JobOutput]):
+    name: str = "bounds_strict"
+
+
+def read_as(name: str, **fields: Any) -> Any:
+    body = json.dumps([[], fields, {}]).encode()
+    return message.decode(body, {"task": name, "id": "1"}, "application/json").payload.input
+
+
 def lanes(wanted: int, count: int) -> list[tuple[int, int]]:
     """Pairs of integers that Python's hash of a tuple takes for one, found by undoing its last step (CPython 3.8 on)."""
     primes, mask = (11400714785074694791, 14029467366897019727, 2870177450012600261), 2**64 - 1
@@ -122,6 +181,39 @@ def test_large_sets_and_dicts_come_out_as_they_went_in() -> None:
         unique=set(numbers), either=[str(number) for number in numbers], anything=frozenset(numbers)
     )
     assert loads(dumps(job_input)) == job_input
+
+
+def test_fields_may_have_the_names_of_parts_of_pydantics_schemas() -> None:
+    job_input = NamesInput(type="a", fields={"type": 1}, choices=[1], metadata={1}, box=Box(1))
+    sent = message.encode(Job(payload=NamesSchema(input=job_input)))
+    assert message.decode(sent.body, sent.headers, sent.content_type).payload.input == job_input
+    chosen = [number * MODULUS for number in range(1, MANY)]
+    for field in ("default", "metadata", "function", "cls", "expected", "serialization"):
+        with pytest.raises(InvalidInputError, match="same hash"):
+            read_as("bounds_names", **{field: chosen})
+    with pytest.raises(InvalidInputError) as error:
+        read_as("bounds_names", box={"width": "x"}, fields={SECRET: "x"}, choices=["x"])
+    assert {item["field"] for item in error.value.errors} == {
+        "payload.input.box.width",
+        "payload.input.fields.*",
+        "payload.input.choices.0",
+    }
+
+
+def test_a_strict_model_takes_from_json_what_pydantic_takes_from_json() -> None:
+    for fields in (
+        {"numbers": [1, 2, 2]},
+        {"frozen": [str(UUID(int=1))]},
+        {"by_number": {"1": [1]}},
+        {"either": [1]},
+        {"either": "x"},
+        {"ratio": "0.5"},
+        {"text": "[1, 2]"},
+    ):
+        expected = StrictTwin.model_validate_json(json.dumps(fields))
+        assert repr(vars(read_as("bounds_strict", **fields))) == repr(vars(expected)), fields
+    with pytest.raises(InvalidInputError):
+        read_as("bounds_strict", numbers=[number * MODULUS for number in range(1, MANY)])
 
 
 def test_a_wrong_item_of_a_large_set_is_named() -> None:
@@ -187,6 +279,7 @@ def test_no_data_is_quoted() -> None:
     for field, value in cases.items():
         error = refused(**{field: value})
         assert SECRET not in str(error) + repr(error.errors), field
+        assert SECRET not in "".join(format_exception(error)), field
         assert error.errors[0]["field"].startswith(f"payload.input.{field}"), field
     error = refused(nested={SECRET: {SECRET: "x"}})
     assert error.errors[0]["field"] == "payload.input.nested.*.*"

@@ -183,8 +183,8 @@ class Poller(kombu_redis.MultiChannelPoller):
 
     def _wake_up(self) -> None:
         if self._wakeup_pipe:
-            # A full pipe wakes it up as well.
-            with contextlib.suppress(BlockingIOError):
+            # A full pipe wakes it up as well; nobody waits at one that another thread has just closed.
+            with contextlib.suppress(OSError, IndexError):
                 os.write(self._wakeup_pipe[1], b"x")
 
     def _empty_wakeup_pipe(self, *_: Any) -> None:
