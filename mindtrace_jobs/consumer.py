@@ -175,7 +175,10 @@ class Consumer(Generic[SchemaT]):
         return done
 
     def _empty(self, source: Source) -> bool:
-        return not source.buffered and not any(self.orchestrator.queue_status(queue) for queue in self.queues)
+        if source.buffered or any(self.orchestrator.queue_status(queue) for queue in self.queues):
+            return False
+        source.read_sent()  # what is on its way to this process is not ready any more
+        return not source.buffered
 
     def _handle(self, delivery: Delivery) -> int:
         """Run one delivery to its end; 1 unless it only went back to wait."""

@@ -95,6 +95,16 @@ class Source:
                 return None
         return self._ready.popleft()
 
+    def read_sent(self) -> None:
+        """Read what the broker has sent already: on a channel its answer to a question comes behind that.
+
+        Raises:
+            BrokerUnavailableError: the connection is lost.
+        """
+        if self._session is not None:
+            with self._client.mapped:
+                self._session.channel.basic_qos(0, self._prefetch, False)
+
     @property
     def buffered(self) -> int:
         """How many deliveries wait in this process."""
