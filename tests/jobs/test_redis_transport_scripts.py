@@ -85,25 +85,23 @@ def test_a_queue_with_a_key_of_another_type_is_left_out_and_the_others_go_on(
 
 
 def test_a_queue_with_a_key_of_another_type_keeps_no_lease_of_others(connect: Connect, client: Any) -> None:
-    source = connect(lease=3600)
-    channel = source.default_channel
+    channel = connect(lease=3600).default_channel
     for queue in ("bad", "good"):
         publish(channel, queue, queue)
-    held = [get(channel, queue) for queue in ("good", "bad")]
+    # Received past the channel: nobody renews these leases.
+    good, bad = channel.store.claim([("good", False), ("bad", False)], 2, 1).deliveries
     client.set("bad", "somebody else's")
 
-    def expire(*messages: Any) -> None:
-        # The thread that renews and restores may be at it already.
-        client.zadd("mindtrace.leases", {message.delivery_tag: 1 for message in messages}, xx=True)
+    def restored(tag: str) -> bool:
+        client.zadd("mindtrace.leases", dict.fromkeys((good.tag, bad.tag), 1), xx=True)
         channel.store.restore_expired(channel.store.wire)
+        return not client.hexists("unacked", tag)
 
-    expire(*held)
-    wait_until(lambda: client.llen("good") == 1, "the other message is back")
+    wait_until(lambda: restored(good.tag), "the other message is back")
     assert bodies(channel, "good") == ["good"]
-    assert client.hexists("unacked", held[1].delivery_tag)
+    assert client.hexists("unacked", bad.tag)
     client.delete("bad")
-    expire(held[1])
-    wait_until(lambda: client.llen("bad") == 1, "its message is back")
+    wait_until(lambda: restored(bad.tag), "its message is back")
     assert bodies(channel, "bad") == ["bad"]
 
 
@@ -194,8 +192,9 @@ def test_large_messages_are_sent_and_requeued_a_few_at_a_time() -> None:
                     producer.publish(text, exchange="", routing_key="q")
 
         assert calls(publish_all) >= 6
-        taken = take()
-        client.zadd("mindtrace.leases", {message.delivery_tag: 1 for message in taken}, xx=True)
+        # Received past the channel: nobody renews these leases.
+        taken = channel.store.claim([("q", False)], len(texts), len(texts)).deliveries
+        client.zadd("mindtrace.leases", {held.tag: 1 for held in taken}, xx=True)
         assert calls(lambda: channel.store.restore_expired(channel.store.wire)) >= 12
         taken = take()
         assert calls(channel.deliveries.requeue_all) >= 6
