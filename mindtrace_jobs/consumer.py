@@ -42,8 +42,9 @@ class Consumer(Generic[SchemaT]):
     """Runs the jobs of some queues, one at a time, with a handler.
 
     A job is acknowledged when its handler has returned and its result is recorded, so a process that is killed loses
-    none. While the result backend is away jobs run all the same, once; after some seconds of trying a record is given up. A handler that raises has its job retried by the retry policy, then dead-lettered; raise ``RejectJob`` to
-    dead-letter at once and ``RetryJob(delay=...)`` to choose the pause. Use it with a handler, or subclass it::
+    none. While the result backend is away jobs run all the same, once, and are recorded when it is back. A handler that
+    raises has its job retried by the retry policy, then dead-lettered; raise ``RejectJob`` to dead-letter at once and
+    ``RetryJob(delay=...)`` to choose the pause. Use it with a handler, or subclass it::
 
         Consumer(orchestrator, ["detection_jobs"], detect).run_forever()
 

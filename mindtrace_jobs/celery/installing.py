@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery import signals
+
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.connection import over_our_transports
 from mindtrace_jobs.celery.installation import Installation, real_app
 from mindtrace_jobs.celery.logs import connect
 from mindtrace_jobs.errors import ConfigurationError
+from mindtrace_jobs.results.store import flush_all
 from mindtrace_jobs.routing import JobRouter
 from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 from mindtrace_jobs.wire.signing import signed_only
@@ -77,6 +80,8 @@ def install(
     installation.remember(found)
     register_types()
     connect()
+    for ending in (signals.worker_process_shutdown, signals.worker_shutdown):
+        ending.connect(_flush_records, weak=False, dispatch_uid="mindtrace_jobs.flush_records")
     app.amqp.Connection = over_our_transports(app.amqp.Connection, lease)
     for blueprint, step in _STEPS:
         app.steps[blueprint].add(step)
@@ -90,6 +95,11 @@ def install(
         _configure(found)
     # Every time the configuration is read, since what was set before is gone then.
     app.on_after_configure.connect(configured, weak=False, dispatch_uid="mindtrace_jobs.install")
+
+
+def _flush_records(**_: Any) -> None:
+    """A pool process ends without Python's own exit handlers."""
+    flush_all()
 
 
 def _configure(installed: Installation) -> None:

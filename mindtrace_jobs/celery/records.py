@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from mindtrace_jobs.celery import installation
+from mindtrace_jobs.logs import job_fields, shown
 from mindtrace_jobs.results.backend import JOB_STATE, jobs_backend_class, seen_as
 
 #: Attribute of a request: the RunningJob of its job, while that runs in this process.
@@ -35,6 +37,14 @@ def _task_backend_class(base: Any) -> Any:
                     return running.celery_stores(result, state, traceback)
             # Of another task: one behind it in a chain.
             return super().store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
+
+        def on_chord_part_return(self, request: Any, state: Any, result: Any, **kwargs: Any) -> None:
+            def part() -> None:
+                base.on_chord_part_return(self, request, state, result, **kwargs)
+
+            fields = job_fields(request.id, request.task, "", 1)
+            what = f"that job {shown(request.id)} of a chord has ended"
+            installation.of(self.app).orchestrator.results.do(f"{request.id}.chord", what, fields, part)
 
     TaskBackend.__name__ = TaskBackend.__qualname__ = base.__name__
     return TaskBackend

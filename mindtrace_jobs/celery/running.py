@@ -245,8 +245,9 @@ class RunningJob:
             self._settling(self._succeed)
             return result
         status = ExecutionStatus.QUEUED if state == RETRY else ExecutionStatus.RUNNING
-        self._results.save(
+        self._results.writer.write(
             self._lifecycle.state(self.received, status),
+            self.received.log_fields,
             celery_state=state,
             result=result,
             request=self._request,
@@ -266,15 +267,16 @@ class RunningJob:
         """Record how far the job is, unless it has ended: a thread of the handler's may outlive it."""
         if self._request.get(RECORDED) or self.received.delivery.settled:
             return
-        self._results.save(
+        self._results.writer.write(
             self._lifecycle.state(self.received, ExecutionStatus.RUNNING),
+            self.received.log_fields,
             celery_state=PROGRESS,
             result=progress.model_dump(),
         )
 
     def cancelled(self) -> bool:
         """Whether somebody has cancelled the job."""
-        return self._results.cancelled(self._request.id)
+        return self._results.seems_cancelled(self._request.id, self.received.log_fields)
 
 
 def _ends_process(error: BaseException) -> bool:

@@ -412,7 +412,7 @@ def _waiting(function: Any) -> Callable[..., Any]:
         assert self._coroutine_function is not None
         running: RunningJob | None = self.request.get(RUNNING)
         context = None if running is None else running.context
-        stop = None if context is None else context.raise_if_asked
+        stop = None if context is None else context.raise_if_cancelled
         return event_loop().run(self._coroutine_function(*args, **kwargs), stop)
 
     return run

@@ -37,7 +37,7 @@ class RecordWrite(Protocol):
         """Write that the job runs, unless it is cancelled; returns whether it may run. Errors are logged."""
 
     def finish(self) -> None:
-        """Write how it ended, trying for a while; what cannot be written then is logged.
+        """Write how it ended, now or when the result backend takes it.
 
         Raises:
             EncodeError: the output would not come back as it is.

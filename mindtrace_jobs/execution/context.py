@@ -105,12 +105,3 @@ class JobContext:
         """
         if self.cancelled:
             raise JobCancelledError(f"job {self._id} was cancelled", self._id)
-
-    def raise_if_asked(self) -> None:
-        """As ``raise_if_cancelled``, for who asks on the job's behalf: a result backend that fails is not its failure."""
-        try:
-            self.raise_if_cancelled()
-        except JobCancelledError:
-            raise
-        except Exception as error:
-            _log.warning("job %s: not known whether it is cancelled: %s", self._id, error, extra=self.log.extra)

@@ -237,10 +237,13 @@ class Lifecycle:
         """The job's record; None if there is none, or none that can be read now."""
         if not job.recorded or job.id is None:
             return None
+        if self.results.writer.away:
+            return None
         try:
             return self.results.find(job.id)
         except JobsError as error:
             log.warning("the record of a job cannot be read: %s", error, extra=self._extra(job, action))
+            self.results.writer.failed(error)
             return None
 
     # --- started and decoded
@@ -385,7 +388,7 @@ class Lifecycle:
         self.move(job, end)
 
     def record(self, job: ReceivedJob, end: Outcome, error: BaseException | None = None) -> None:
-        """Write the record of a job that ends so. What cannot be written is logged."""
+        """Write the record of a job that ends so, now or when the result backend takes it."""
         if not job.recorded or job.id is None or isinstance(end, Postponed) or job.delivery.dead:
             return
         if isinstance(end, Returned):
@@ -395,14 +398,9 @@ class Lifecycle:
         # Celery's own names: a job that waits to be retried is more than queued.
         celery_state = RETRY if isinstance(end, Retried) else None
         raised = error if failure is not None else None
-        try:
-            try:
-                self.results.save(state, celery_state=celery_state, result=raised, traceback=traceback_of(raised))
-            except EncodeError:
-                self.results.save(state, celery_state=celery_state)  # an exception is known by its text as well
-        except JobsError as problem:
-            extra = self._extra(job, "record_status")
-            log.error("a job's status could not be recorded: %s", problem, extra=extra)  # noqa: TRY400
+        self.results.writer.write(
+            state, job.log_fields, celery_state=celery_state, result=raised, traceback=traceback_of(raised)
+        )
 
     def move(self, job: ReceivedJob, end: Outcome) -> None:
         """Carry out what was decided and recorded; raises as ``settle``."""

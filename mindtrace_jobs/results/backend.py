@@ -51,6 +51,10 @@ def records_backend_class(base: Any) -> Any:
     jobs: Any = jobs_backend_class(base)
 
     class RecordsBackend(jobs):  # type: ignore[misc]
+        #: ``RecordWriter`` tries again, and holds up nobody meanwhile.
+        retry_policy: Any = property(lambda _: {"max_retries": 0})
+        always_retry: Any = property(lambda _: False, lambda _, __: None)
+
         def exception_to_python(self, exc: Any) -> Any:
             return exc
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -31,6 +31,7 @@ from mindtrace_jobs.errors import (
 )
 from mindtrace_jobs.jobs import ExecutionStatus
 from mindtrace_jobs.results.record import STATE, JobRecord, JobState, StateRequest, from_meta, state_of
+from mindtrace_jobs.results.writer import RecordWriter
 from mindtrace_jobs.serializer import encode, to_json
 from mindtrace_jobs.transports.contract import Record
 
@@ -38,8 +39,8 @@ log = logging.getLogger("mindtrace_jobs.results")
 
 #: Time for which a record is kept.
 EXPIRES = timedelta(days=1)
-#: Seconds between the tries to write how a job ended.
-_PAUSES = (0.1, 0.5, 2.0)
+#: Celery's settings for a Redis backend: seconds to connect, and without an answer, after which it counts as away.
+_REDIS_TIMEOUTS = {"redis_socket_connect_timeout": 5.0, "redis_socket_timeout": 5.0}
 
 
 class ResultStore:
@@ -72,6 +73,8 @@ class ResultStore:
         self._lock = threading.Lock()
         self._made: tuple[int, Any] | None = None
         self._closed = False
+        #: Writes for whoever runs jobs, who does not wait for a backend that is away.
+        self.writer = RecordWriter(self)
         _stores.add(self)
 
     @property
@@ -115,9 +118,7 @@ class ResultStore:
             result_serializer="pydantic",
             result_accept_content=["pydantic", "json"],
             result_expires=self._expires,
-            redis_socket_connect_timeout=5.0,
-            redis_socket_timeout=30.0,
-            **self._options,
+            **{**_REDIS_TIMEOUTS, **self._options},
         )
         try:
             cls, url = by_url(self._url, app.loader)
@@ -127,7 +128,11 @@ class ResultStore:
             raise self._unusable(error) from self._redactor.cause(error)
 
     def close(self) -> None:
-        """Close the backend's connections; using the store afterwards raises ClosedError."""
+        """Close the backend's connections; using the store afterwards raises ClosedError.
+
+        States of jobs that could not be written yet are tried once more, for at most 3 seconds.
+        """
+        self.writer.flush()
         self._closed = True
         made, self._made = self._made, None
         if made is not None and made[0] == os.getpid():
@@ -239,6 +244,10 @@ class ResultStore:
             backend.get_key_for_task(cancel_mark(state.id)).decode(),
         )
 
+    def do(self, key: str, what: str, about: Mapping[str, Any], write: Callable[[], object]) -> None:
+        """Write something of the caller's into the backend, now or when the backend takes it; see ``RecordWriter.do``."""
+        self.writer.do(key, what, about, lambda: self._call(write))
+
     def cancel(self, job_id: str, record: JobRecord[Any] | None = None) -> None:
         """Leave the mark that a job is cancelled: it is not started any more, and asked to stop if it runs.
 
@@ -254,6 +263,23 @@ class ResultStore:
     def cancelled(self, job_id: str) -> bool:
         """Whether a job has the mark that ``cancel`` leaves."""
         return self.find(cancel_mark(job_id)) is not None
+
+    def seems_cancelled(self, job_id: str, about: Mapping[str, Any]) -> bool:
+        """Whether a job has that mark, for whoever runs it: not, as long as a backend that is away does not tell.
+
+        Args:
+            job_id: The job.
+            about: ``extra`` for log records about it.
+        """
+        if self.writer.away:
+            return False
+        try:
+            return self.cancelled(job_id)
+        except JobsError as error:
+            extra = {"action": "record_status", **about}
+            log.warning("not known whether a job is cancelled: %s", error, extra=extra)
+            self.writer.failed(error)
+            return False
 
     def forget(self, job_id: str) -> None:
         """Remove the record, and the mark that it is cancelled."""
@@ -306,35 +332,18 @@ class RecordWrite:
 
     def start(self) -> bool:
         """Write that the job runs, unless it is cancelled. A backend that fails keeps no job from running."""
-        try:
-            if self._store.cancelled(self._state.id):
-                return False
-            self._store.save(self._state)
-        except JobsError as error:
-            log.warning(
-                "the start of a job could not be recorded, nor whether it is cancelled: %s",
-                error,
-                extra={"action": "record_status", **self._about},
-            )
+        if self._store.seems_cancelled(self._state.id, self._about):
+            return False
+        self._store.writer.write(self._state, self._about)
         return True
 
     def finish(self) -> None:
-        """Write how the job ended, trying for a while; then it is logged: the job was done, and must not repeat.
+        """Write how the job ended, now or when the backend takes it: the job was done, and must not repeat.
 
         Raises:
             EncodeError: the output would not come back as it is.
         """
-        for pause in (*_PAUSES, None):
-            try:
-                self._store.save(self._state, request=self._request)
-            except BrokerError as error:
-                if pause is None:
-                    extra = {"action": "record_status", **self._about}
-                    log.error("the end of a job could not be recorded: %s", error, extra=extra)  # noqa: TRY400
-                    return
-                time.sleep(pause)
-            else:
-                return
+        self._store.writer.write(self._state, self._about, request=self._request)
 
 
 def cancel_mark(job_id: str) -> str:
@@ -358,6 +367,16 @@ _stores: WeakSet[ResultStore] = WeakSet()
 def _after_fork_in_child() -> None:
     for store in list(_stores):
         store._lock = threading.Lock()  # another thread may have held it
+        store.writer.reset()
+
+
+def flush_all() -> None:
+    """Before the process ends: write what waits to be written to any store, for some seconds at most."""
+    for store in list(_stores):
+        store.writer.flush()
+
+
+atexit.register(flush_all)
 
 
 _forks.register(after_in_child=_after_fork_in_child)
