@@ -55,6 +55,7 @@ class Client(ABC):
         connection: The Kombu connection to clone for each session. It is never opened itself.
         url: The broker's URL, for messages, where its secrets are left out.
         connect_timeout: Seconds until an unreachable broker raises BrokerUnavailableError.
+        answer_timeout: Seconds until one that does not answer does; None: as its transport has it.
         result_backend: URL of the Celery result backend for status and results; None for the client's own default.
         max_decompressed_bytes: Most bytes that a compressed body may have when it is decompressed, beyond which the job is
             dead-lettered; None: any number. Default 64 MiB.
@@ -69,6 +70,7 @@ class Client(ABC):
         url: str,
         *,
         connect_timeout: float = CONNECT_TIMEOUT,
+        answer_timeout: float | None = None,
         result_backend: str | None = None,
         max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
     ) -> None:
@@ -83,7 +85,7 @@ class Client(ABC):
         #: Removes the secrets of the URL and the options from texts.
         self.redactor = Redactor(url, connection.ssl, connection.transport_options)
         self.result_backend = result_backend
-        self._pool = Pool(connection, connect_timeout, max_decompressed_bytes)
+        self._pool = Pool(connection, connect_timeout, max_decompressed_bytes, answer_timeout)
         #: A block in which what the driver raises comes out as an error of this package.
         self.mapped = ErrorMapping(self.redactor, lambda: self.connection.transport.connection_errors)
         self._known_types: dict[str, QueueType] = {}
@@ -287,7 +289,8 @@ class Client(ABC):
         try:
             return self.delivery(session, raw, queue, partial(self._pool.release, session))
         except BaseException:
-            self._pool.discard(session)
+            # Interrupted by a signal handler, say: nobody knows what the broker is about to answer.
+            self._pool.discard(session, lost=True)
             raise
 
     def consume(self, queues: Sequence[str], prefetch: int = 1) -> Source:
@@ -390,7 +393,8 @@ class Client(ABC):
                 self._pool.discard(session, lost=isinstance(error, BrokerUnavailableError))
             raise
         except BaseException:
-            self._pool.discard(session)
+            # Interrupted by a signal handler, say: nobody knows what the broker is about to answer.
+            self._pool.discard(session, lost=True)
             raise
 
     # --- for subclasses

@@ -46,6 +46,7 @@ class RabbitMQClient(Client):
         ssl: True, or py-amqp's TLS options (``ca_certs``, ``certfile``, ``cert_reqs``, ...).
         connect_timeout: Seconds until an unreachable server is an error. Default 5.
         confirm_timeout: Seconds to wait for the broker's confirm of what was published. Default 30.
+        socket_timeout: Seconds until a broker that does not answer a method is an error. Default 30.
         result_backend: URL of the Celery result backend for status and results. Without one they are not kept.
         max_decompressed_bytes: Most bytes that a compressed body may have when it is decompressed; None: any number.
             Default 64 MiB.
@@ -85,6 +86,7 @@ class RabbitMQClient(Client):
         ssl: bool | Mapping[str, Any] = False,
         connect_timeout: float = CONNECT_TIMEOUT,
         confirm_timeout: float = 30.0,
+        socket_timeout: float = 30.0,
         result_backend: str | None = None,
         max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
         transport_options: Mapping[str, Any] | None = None,
@@ -103,6 +105,7 @@ class RabbitMQClient(Client):
             connection,
             url,
             connect_timeout=connect_timeout,
+            answer_timeout=socket_timeout,
             result_backend=result_backend,
             max_decompressed_bytes=max_decompressed_bytes,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,11 @@ from weakref import WeakSet
 
 from mindtrace_jobs.clients.fork_locks import hold_over_forks
 from mindtrace_jobs.errors import ClosedError
+from mindtrace_jobs.transports.contract import JobsChannel
 from mindtrace_jobs.transports.packed import keep_packed
+
+#: Seconds for each answer of a broker whose connection is about to be closed, and for its part in closing it.
+ENDING_TIMEOUT, GOODBYE_TIMEOUT = 4.0, 2.0
 
 
 class Session:
@@ -26,9 +31,16 @@ class Session:
         connection: The connection, not opened yet.
         connect_timeout: Seconds until an unreachable broker is an error.
         max_decompressed_bytes: Most bytes that a compressed body may have when it is decompressed; None: any number.
+        answer_timeout: Seconds until a broker that does not answer counts as lost; None: as the transport has it.
     """
 
-    def __init__(self, connection: Any, connect_timeout: float, max_decompressed_bytes: int | None) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        connect_timeout: float,
+        max_decompressed_bytes: int | None,
+        answer_timeout: float | None = None,
+    ) -> None:
         self.connection = connection
         self.used = False
         hold_over_forks(type(connection))
@@ -39,26 +51,56 @@ class Session:
             timeout=connect_timeout,
             reraise_as_library_errors=False,
         )
+        if answer_timeout is not None:
+            answer_within(connection, answer_timeout)
         self.channel: Any = connection.default_channel
         keep_packed(self.channel, max_decompressed_bytes)
         hold_over_forks(type(self.channel))
         #: What a client keeps with this channel, such as its publisher confirms.
         self.extra: Any = None
 
+    def answer_within(self, seconds: float) -> None:
+        """From now on take the broker for lost if it does not answer so soon."""
+        answer_within(self.connection, seconds)
+
     def close(self) -> None:
-        """End the connection; what it still holds unacknowledged goes back to the broker."""
+        """End the connection; what it still holds unacknowledged goes back to the broker.
+
+        One that does not answer is waited for ``GOODBYE_TIMEOUT`` seconds.
+        """
         with suppress(Exception):  # it is gone either way
+            self.answer_within(GOODBYE_TIMEOUT)
             self.connection.release()
 
     def drop(self) -> None:
         """Close the descriptor and say nothing: in a forked child, or when nobody answers."""
-        driver = getattr(self.connection, "_connection", None)
-        # py-amqp's, as far as there is one: its property would connect. Kombu's virtual transports have none.
-        transport = getattr(driver, "_transport", None)
+        transport = _amqp_transport(self.connection)
         sock = getattr(transport, "sock", None)
         if sock is not None and transport is not None:
             transport.sock = None
             os.close(sock.detach())
+
+
+def answer_within(connection: Any, seconds: float) -> None:
+    """Have a connection that is open take its broker for lost if that does not answer so soon.
+
+    AMQP's methods wait without limit for their answers, and so for ever for a broker that is frozen.
+
+    Args:
+        connection: Kombu's.
+        seconds: For each answer.
+    """
+    sock = getattr(_amqp_transport(connection), "sock", None)
+    if sock is not None:
+        sock.settimeout(seconds)
+    for channel in getattr(connection.transport, "channels", None) or ():
+        if isinstance(channel, JobsChannel):
+            channel.answer_within(seconds)
+
+
+def _amqp_transport(connection: Any) -> Any:
+    """py-amqp's transport, as far as there is one: its property would connect. Kombu's virtual transports have none."""
+    return getattr(getattr(connection, "_connection", None), "_transport", None)
 
 
 class Pool:
@@ -66,16 +108,22 @@ class Pool:
 
     Args:
         template: The connection every session is a clone of.
-        connect_timeout, max_decompressed_bytes: As Session's.
+        connect_timeout, max_decompressed_bytes, answer_timeout: As Session's.
         idle_limit: Sessions kept open when nobody uses them.
     """
 
     def __init__(
-        self, template: Any, connect_timeout: float, max_decompressed_bytes: int | None, idle_limit: int = 8
+        self,
+        template: Any,
+        connect_timeout: float,
+        max_decompressed_bytes: int | None,
+        answer_timeout: float | None = None,
+        idle_limit: int = 8,
     ) -> None:
         self._template = template
         self._connect_timeout = connect_timeout
         self._max_decompressed_bytes = max_decompressed_bytes
+        self._answer_timeout = answer_timeout
         self._idle_limit = idle_limit
         self._idle: deque[Session] = deque()
         self._lent: WeakSet[Session] = WeakSet()
@@ -98,7 +146,9 @@ class Pool:
         """A new session that never goes back to the pool by itself."""
         if self.closed:
             raise ClosedError("this client is closed; make a new one")
-        return Session(self._template.clone(), self._connect_timeout, self._max_decompressed_bytes)
+        return Session(
+            self._template.clone(), self._connect_timeout, self._max_decompressed_bytes, self._answer_timeout
+        )
 
     def release(self, session: Session) -> None:
         """Give a healthy session back."""
@@ -122,8 +172,14 @@ class Pool:
         """Close what nobody uses: after one broken connection the others are likely to be broken too."""
         with self._lock:
             idle, self._idle = list(self._idle), deque()
+        lost = False
         for session in idle:
+            if lost:
+                session.drop()
+            start = time.monotonic()
             session.close()
+            # Where one was waited for in vain, the others would be.
+            lost = lost or time.monotonic() - start >= GOODBYE_TIMEOUT
 
     def close(self) -> None:
         """Close every idle session, and each lent one when it comes back."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 
 from mindtrace_jobs.clients.delivery import Delivery
 from mindtrace_jobs.clients.kombu_api import Consumer, Queue
-from mindtrace_jobs.clients.session import Session
+from mindtrace_jobs.clients.session import ENDING_TIMEOUT, Session
 from mindtrace_jobs.errors import BrokerError, BrokerUnavailableError, ClosedError
 
 log = logging.getLogger("mindtrace_jobs.clients")
@@ -142,12 +142,13 @@ class Source:
         if self._session is None:
             return
         try:
+            self._session.answer_within(ENDING_TIMEOUT)
             with self._client.mapped:
                 self._consumer.cancel()  # more may arrive until the broker confirms it
                 while self._ready:
                     self._ready.pop().requeue()
         except BrokerUnavailableError:
-            pass  # the broker takes back what a lost connection held
+            self._session.drop()  # the broker takes back what a lost connection held
         finally:
             self._session.close()
             self._session = None

@@ -73,6 +73,9 @@ class JobsChannel(Protocol):
     keeps_records: bool
     lost_deliveries: set[str]
 
+    def answer_within(self, seconds: float) -> None:
+        """From now on take a server for lost that does not answer so soon: the channel is about to be closed."""
+
     # --- queues
 
     def queue_declare(

@@ -20,6 +20,7 @@ from vine import ppartial
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.queues import declare_or_adopt
 from mindtrace_jobs.celery.worker.messages import RECEIVED, Refused, WorkerDelivery, queue_of
+from mindtrace_jobs.clients.session import GOODBYE_TIMEOUT, answer_within
 from mindtrace_jobs.errors import DecodeError, JobsError, failure_of
 from mindtrace_jobs.execution.lifecycle import Lifecycle, ReceivedJob
 from mindtrace_jobs.execution.outcome import DeadLettered, Reason, refused
@@ -70,6 +71,14 @@ class JobsConsumerMixin:
             tracked=recorded and is_job and task.tracks_start(headers),
             recorded=recorded and not (is_job and task.ignore_result),
         )
+
+    def stop(self) -> None:
+        """Stop consuming; a broker that does not answer is not waited for as long as Celery would, which is for ever."""
+        for holder in (self, getattr(self, "event_dispatcher", None)):
+            connection = getattr(holder, "connection", None)
+            if connection is not None:
+                answer_within(connection, GOODBYE_TIMEOUT)
+        super().stop()  # type: ignore[misc]
 
     # --- queues
 

@@ -274,6 +274,9 @@ class Channel(memory.Channel):
     def release(self, delivery_tag: str) -> None:
         self.broker.take_back(self.session, [delivery_tag])
 
+    def answer_within(self, seconds: float) -> None:
+        pass  # nobody else has to answer
+
     def close(self) -> None:
         if not self.closed:
             self._abandon.detach()

@@ -416,6 +416,10 @@ class Channel(kombu_redis.Channel):
 
     # --- ending
 
+    def answer_within(self, seconds: float) -> None:
+        """See ``JobsChannel.answer_within``."""
+        self.connections.answer_within(seconds)
+
     def close(self) -> None:
         """See ``JobsChannel.close``. If the server can't be reached, what was held is back when its lease ends."""
         if self.closed:

@@ -57,6 +57,10 @@ class Connections:
                 kwargs[name] = min(kwargs.get(name) or timeout, timeout)
         return lambda: make(**kwargs)
 
+    def answer_within(self, seconds: float) -> None:
+        """See ``JobsChannel.answer_within``."""
+        self.commands.answer_within(seconds, self.connector(seconds))
+
     def watched(self, protocol: int) -> Any:
         """Make a connection, of a version of RESP, that the poller may watch."""
         pool = self._watched_pool()

@@ -127,6 +127,13 @@ class Wire:
         with self._exclusive():
             return self._ready()
 
+    def answer_within(self, seconds: float, make: Callable[[], Any]) -> None:
+        """From now on wait so many seconds for an answer, also on connections that are made then."""
+        self._make = make
+        connection = self.connection
+        if connection is not None and connection._sock is not None:
+            connection._sock.settimeout(seconds)
+
     def close(self) -> None:
         """Close the connection. The next command connects again."""
         with self._exclusive():
