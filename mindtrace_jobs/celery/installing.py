@@ -80,8 +80,7 @@ def install(
     installation.remember(found)
     register_types()
     connect()
-    for ending in (signals.worker_process_shutdown, signals.worker_shutdown):
-        ending.connect(_flush_records, weak=False, dispatch_uid="mindtrace_jobs.flush_records")
+    signals.worker_process_shutdown.connect(_flush_records, weak=False)
     app.amqp.Connection = over_our_transports(app.amqp.Connection, lease)
     for blueprint, step in _STEPS:
         app.steps[blueprint].add(step)

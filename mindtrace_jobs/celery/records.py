@@ -44,7 +44,7 @@ def _task_backend_class(base: Any) -> Any:
 
             fields = job_fields(request.id, request.task, "", 1)
             what = f"that job {shown(request.id)} of a chord has ended"
-            installation.of(self.app).orchestrator.results.do(f"{request.id}.chord", what, fields, part)
+            installation.of(self.app).orchestrator.results.write_behind(request.id, what, fields, part)
 
     TaskBackend.__name__ = TaskBackend.__qualname__ = base.__name__
     return TaskBackend

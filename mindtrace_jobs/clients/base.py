@@ -74,8 +74,10 @@ class Client(ABC):
         result_backend: str | None = None,
         max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
     ) -> None:
-        if connect_timeout <= 0:
-            raise ConfigurationError(f"connect_timeout is {connect_timeout}; it must be a positive number of seconds")
+        for name, seconds in (("connect_timeout", connect_timeout), ("socket_timeout", answer_timeout)):
+            check_seconds(name, seconds)
+            if seconds == 0:
+                raise ConfigurationError(f"{name} is {seconds}; it must be a positive number of seconds")
         if max_decompressed_bytes is not None and max_decompressed_bytes <= 0:
             raise ConfigurationError(
                 f"max_decompressed_bytes is {max_decompressed_bytes}; it must be a positive number, or None for no limit"

@@ -15,6 +15,9 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
+from amqp import Connection as AmqpConnection
+from kombu.transport.virtual import Transport as VirtualTransport
+
 from mindtrace_jobs.clients.fork_locks import hold_over_forks
 from mindtrace_jobs.errors import ClosedError
 from mindtrace_jobs.transports.contract import JobsChannel
@@ -75,9 +78,8 @@ class Session:
     def drop(self) -> None:
         """Close the descriptor and say nothing: in a forked child, or when nobody answers."""
         transport = _amqp_transport(self.connection)
-        sock = getattr(transport, "sock", None)
-        if sock is not None and transport is not None:
-            transport.sock = None
+        if transport is not None and transport.sock is not None:
+            sock, transport.sock = transport.sock, None
             os.close(sock.detach())
 
 
@@ -90,17 +92,19 @@ def answer_within(connection: Any, seconds: float) -> None:
         connection: Kombu's.
         seconds: For each answer.
     """
-    sock = getattr(_amqp_transport(connection), "sock", None)
-    if sock is not None:
-        sock.settimeout(seconds)
-    for channel in getattr(connection.transport, "channels", None) or ():
-        if isinstance(channel, JobsChannel):
-            channel.answer_within(seconds)
+    amqp_transport, transport = _amqp_transport(connection), connection.transport
+    if amqp_transport is not None and amqp_transport.sock is not None:
+        amqp_transport.sock.settimeout(seconds)
+    elif isinstance(transport, VirtualTransport):
+        for channel in transport.channels:
+            if isinstance(channel, JobsChannel):  # a stock transport has others
+                channel.answer_within(seconds)
 
 
 def _amqp_transport(connection: Any) -> Any:
-    """py-amqp's transport, as far as there is one: its property would connect. Kombu's virtual transports have none."""
-    return getattr(getattr(connection, "_connection", None), "_transport", None)
+    """py-amqp's transport, if there is one already: the public properties would connect."""
+    driver = connection._connection
+    return driver._transport if isinstance(driver, AmqpConnection) else None
 
 
 class Pool:

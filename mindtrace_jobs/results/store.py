@@ -74,7 +74,7 @@ class ResultStore:
         self._made: tuple[int, Any] | None = None
         self._closed = False
         #: Writes for whoever runs jobs, who does not wait for a backend that is away.
-        self.writer = RecordWriter(self)
+        self.writer = RecordWriter(self.save, self.find)
         _stores.add(self)
 
     @property
@@ -244,9 +244,9 @@ class ResultStore:
             backend.get_key_for_task(cancel_mark(state.id)).decode(),
         )
 
-    def do(self, key: str, what: str, about: Mapping[str, Any], write: Callable[[], object]) -> None:
-        """Write something of the caller's into the backend, now or when the backend takes it; see ``RecordWriter.do``."""
-        self.writer.do(key, what, about, lambda: self._call(write))
+    def write_behind(self, job_id: str, what: str, about: Mapping[str, Any], write: Callable[[], object]) -> None:
+        """Write something of the caller's into the backend; see ``RecordWriter.write_behind``."""
+        self.writer.write_behind(job_id, what, about, lambda: self._call(write))
 
     def cancel(self, job_id: str, record: JobRecord[Any] | None = None) -> None:
         """Leave the mark that a job is cancelled: it is not started any more, and asked to stop if it runs.
@@ -377,6 +377,4 @@ def flush_all() -> None:
 
 
 atexit.register(flush_all)
-
-
 _forks.register(after_in_child=_after_fork_in_child)

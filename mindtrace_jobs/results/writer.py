@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from mindtrace_jobs.errors import BrokerUnavailableError, ClosedError, ConfigurationError, EncodeError, JobsError
 from mindtrace_jobs.logs import shown
@@ -25,26 +25,10 @@ MOST_RECORDS, MOST_BYTES = 10_000, 64 << 20
 FLUSH_TIMEOUT = 3.0
 #: Seconds between two tries.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+#: Errors that do not go away.
+_LASTING = (EncodeError, ConfigurationError, ClosedError)
 #: A job that has no record, read to find out whether the store answers.
 _NO_JOB = "mindtrace_jobs.no-job"
-
-
-class Store(Protocol):
-    """What is needed of a result store."""
-
-    def save(
-        self,
-        state: JobState,
-        *,
-        celery_state: str | None = None,
-        result: Any = None,
-        request: Any = None,
-        traceback: str | None = None,
-    ) -> None:
-        """Write a state now."""
-
-    def find(self, job_id: str) -> JobRecord[Any] | None:
-        """The record of a job, or None."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +41,11 @@ class _Kept:
     about: Mapping[str, Any]
     size: int
     until: float
+    #: What the store said of it last.
+    error: object = "nobody answers"
+
+    def give_up(self, why: object) -> None:
+        _give_up(self.what, self.about, why)
 
 
 class RecordWriter:
@@ -67,11 +56,13 @@ class RecordWriter:
     tried, so an outage costs the first job one timeout and the others nothing. Safe for threads.
 
     Args:
-        store: Where the records are.
+        save: Writes a state now, see ``ResultStore.save``.
+        find: The record of a job, or None.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, save: Callable[..., None], find: Callable[[str], JobRecord[Any] | None]) -> None:
+        self._save_now = save
+        self._find = find
         self.reset()
 
     def reset(self) -> None:
@@ -106,19 +97,22 @@ class RecordWriter:
             about,
             lambda: self._save(state, how),
             lambda: self._save_late(state, how),
-            lambda: 0 if state.output is None else len(to_json(encode(state.output))),
+            state.output,
         )
 
-    def do(self, key: str, what: str, about: Mapping[str, Any], write: Callable[[], object]) -> None:
-        """Write something else, now or later and behind what waits already.
+    def write_behind(self, job_id: str, what: str, about: Mapping[str, Any], write: Callable[[], object]) -> None:
+        """Write something else of a job, now or later, and not before the state of the job that waits.
 
         Args:
-            key: Names it; of what waits under one key only the last is written.
-            what: The same for the log.
+            job_id: The job.
+            what: Names it, for the log and among what else waits; of the same only the last is written.
             about: ``extra`` for log records about the job.
             write: Writes it; called again if it raises an error of this package.
         """
-        self._do(key, what, about, write, write, lambda: 0)
+        if job_id in self._kept:
+            self._keep(what, what, about, write)
+        else:
+            self._do(what, what, about, write, write)
 
     def _do(
         self,
@@ -127,14 +121,14 @@ class RecordWriter:
         about: Mapping[str, Any],
         now: Callable[[], object],
         late: Callable[[], object],
-        size: Callable[[], int],
+        output: Any = None,
     ) -> None:
         if not self._away and key not in self._kept:
             try:
                 now()
             except EncodeError:
                 raise
-            except (ConfigurationError, ClosedError) as error:
+            except _LASTING as error:
                 _give_up(what, about, error)
                 return
             except JobsError as error:
@@ -142,7 +136,7 @@ class RecordWriter:
                 self.failed(error)
             else:
                 return
-        self._keep(_Kept(key, what, late, about, size(), time.monotonic() + KEPT_FOR))
+        self._keep(key, what, about, late, output)
 
     def failed(self, error: JobsError) -> None:
         """Take note of an error of the store: where nobody answers, jobs do not ask again."""
@@ -167,11 +161,15 @@ class RecordWriter:
             self._ending = False
             left, self._kept, self._size = list(self._kept.values()), {}, 0
         for kept in left:
-            _give_up(kept.what, kept.about, "the process ends")
+            kept.give_up("the process ends")
 
     # --- what is kept
 
-    def _keep(self, kept: _Kept) -> None:
+    def _keep(
+        self, key: str, what: str, about: Mapping[str, Any], write: Callable[[], object], output: Any = None
+    ) -> None:
+        size = 0 if output is None else len(to_json(encode(output)))
+        kept = _Kept(key, what, write, about, size, time.monotonic() + KEPT_FOR)
         given_up = []
         with self._lock:
             self._forget(self._kept.get(kept.key))
@@ -182,7 +180,7 @@ class RecordWriter:
                 self._forget(given_up[-1])
             self._start()
         for one in given_up:
-            _give_up(one.what, one.about, "too many wait to be written")
+            one.give_up("too many wait to be written")
 
     def _forget(self, kept: _Kept | None) -> None:
         """Keep a write no longer, unless a later one has taken its place. Called under the lock."""
@@ -220,52 +218,48 @@ class RecordWriter:
             waiting = list(self._kept.values())
         written = 0
         if not waiting and self._away:
-            self._try(lambda: self._store.find(_NO_JOB))
+            self._try(lambda: self._find(_NO_JOB))
         for kept in waiting:
             if kept.until < time.monotonic():
-                done = True
-                _give_up(kept.what, kept.about, f"not written for {KEPT_FOR:g} s")
+                kept.give_up(f"not written for {KEPT_FOR:g} s: {kept.error}")
             else:
-                done = self._try(kept.write)
-                written += done
-            if done:
-                with self._lock:
-                    self._forget(kept)
-            elif self._away:
-                break
+                error = self._try(kept.write)
+                if self._away:
+                    break
+                if isinstance(error, _LASTING):
+                    kept.give_up(error)
+                elif error is not None:
+                    kept.error = error
+                    continue
+                else:
+                    written += 1
+            with self._lock:
+                self._forget(kept)
         return written
 
-    def _try(self, call: Callable[[], object]) -> bool:
+    def _try(self, call: Callable[[], object]) -> Exception | None:
+        """Call the store, and know then whether it answers; returns what it raised."""
         try:
             call()
-        except BrokerUnavailableError as error:
-            log.debug("the result backend is away: %s", error)
-            self._away = True
-            return False
-        except (EncodeError, ConfigurationError, ClosedError) as error:
-            log.error("a record cannot be written: %s", error, extra=_extra({}))  # noqa: TRY400
-            self._away = False
-            return True
-        except Exception as error:
-            # It answers, and refuses this one.
-            log.debug("a record cannot be written: %s", error)
-            self._away = False
-            return False
+        except Exception as error:  # whatever it is, the thread goes on with what else waits
+            log.debug("a record cannot be written now: %s", error)
+            self._away = isinstance(error, BrokerUnavailableError)
+            return error
         self._away = False
-        return True
+        return None
 
     def _save_late(self, state: JobState, how: Mapping[str, Any]) -> None:
-        record = self._store.find(state.id)
+        record = self._find(state.id)
         if record is None or not outdated(state, record):
             self._save(state, how)
 
     def _save(self, state: JobState, how: Mapping[str, Any]) -> None:
         try:
-            self._store.save(state, **how)
+            self._save_now(state, **how)
         except EncodeError:
             if not isinstance(how.get("result"), BaseException):
                 raise
-            self._store.save(state, **{**how, "result": None})  # an exception is known by its text as well
+            self._save_now(state, **{**how, "result": None})  # an exception is known by its text as well
 
 
 def outdated(state: JobState, record: JobRecord[Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mindtrace_jobs import ConfigurationError, Consumer, Job, LocalClient, Orchestrator
+from mindtrace_jobs import ConfigurationError, Consumer, Job, LocalClient, Orchestrator, RabbitMQClient
 from mindtrace_jobs.testing.models import ImageInput, ImageSchema, image_job
 
 Call = Callable[[Any], object]
@@ -47,6 +47,10 @@ CASES: dict[str, tuple[str, Call]] = {
     "an input": ("Job(payload=YourSchema(input=...))", lambda o: o.submit(ImageInput(url="a"))),
     "a schema": ("Job(payload=...)", lambda o: o.publish_message("q", ImageSchema(input=ImageInput(url="a")))),
     "the other order": ("publish_message takes (queue, job)", lambda o: o.publish_message(image_job(), "q")),
+    "no time to connect": ("connect_timeout", lambda _: RabbitMQClient(connect_timeout=0)),
+    "negative time to connect": ("connect_timeout", lambda _: RabbitMQClient(connect_timeout=-1)),
+    "no time to answer": ("socket_timeout", lambda _: RabbitMQClient(socket_timeout=0)),
+    "time to answer as text": ("socket_timeout", lambda _: RabbitMQClient(socket_timeout="5")),
     "an async callable": ("handler", lambda o: Consumer(o, "q", AsyncHandler())),  # type: ignore[arg-type]
 }
 

@@ -23,6 +23,7 @@ CALLED = {
     "_active_queues": "kombu.transport.redis:Channel",
     "_callbacks": "kombu.transport.virtual.base:Transport",
     "_chan_to_sock": "kombu.transport.redis:MultiChannelPoller",
+    "_connection": "kombu.connection:Connection",
     "_deliver": "kombu.transport.virtual.base:Transport",
     "_delivered": "kombu.transport.virtual.base:QoS",
     "_dirty": "kombu.transport.virtual.base:QoS",
@@ -53,12 +54,20 @@ CALLED = {
     "_sock": "redis.connection:AbstractConnection",
     "_success_was_stored": "celery.worker.request:Request",
     "_to_keys": "celery.utils.collections:ConfigurationView",
+    "_transport": "amqp.connection:Connection",
     "_unregister_from_poll": "kombu.transport.redis:MultiChannelPoller",
 }
 #: What this package's subclasses override or set, so that it would be silently without effect if it had gone.
 OVERRIDDEN = {
     "celery.app.task:Task": ["_backend", "backend", "start_strategy", "from_config"],
-    "celery.backends.base:Backend": ["_get_result_meta", "exception_to_python", "store_result"],
+    "celery.backends.base:Backend": [
+        "_get_result_meta",
+        "always_retry",
+        "exception_to_python",
+        "on_chord_part_return",
+        "retry_policy",
+        "store_result",
+    ],
     "celery.worker.consumer.consumer:Consumer": [
         "call_soon_ack",
         "create_task_handler",
@@ -66,6 +75,7 @@ OVERRIDDEN = {
         "on_invalid_task",
         "on_unknown_message",
         "on_unknown_task",
+        "stop",
     ],
     "celery.worker.request:Request": [
         "_already_cancelled",
@@ -85,9 +95,7 @@ OVERRIDDEN = {
     "kombu.transport.redis:Channel": ["_connparams", "_create_client", "_after_fork"],
     "kombu.transport.redis:SentinelChannel": ["_sentinel_managed_pool"],
     "kombu.transport.virtual.base:Channel": ["_new_queue", "_put", "_size", "_purge", "_has_queue"],
-    "kombu.connection:Connection": ["_connection"],
     "kombu.messaging:Consumer": ["_active_tags"],
-    "amqp.connection:Connection": ["_transport"],
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindtrace_jobs.errors import BrokerError, BrokerUnavailableError, ClosedError, EncodeError
+from mindtrace_jobs.errors import BrokerError, BrokerUnavailableError, ClosedError, ConfigurationError, EncodeError
 from mindtrace_jobs.jobs import ExecutionStatus
 from mindtrace_jobs.results import JobRecord, JobState, writer
 from mindtrace_jobs.results.writer import RecordWriter, outdated
@@ -46,6 +46,10 @@ class SwitchedStore:
             raise self.error
 
 
+def writer_to(store: SwitchedStore) -> RecordWriter:
+    return RecordWriter(store.save, store.find)
+
+
 def state(job_id: str, status: ExecutionStatus = COMPLETED, *, starts: int = 1, worker: str = "me") -> JobState:
     return JobState(job_id, "job", status, starts=starts, worker=worker)
 
@@ -65,7 +69,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_last_state_of_each_job_is_written_whatever_the_store_does(steps: list[Any]) -> None:
     store = SwitchedStore()
-    records = RecordWriter(store)
+    records = writer_to(store)
     errors = {"away": BrokerUnavailableError("away"), "refusing": BrokerError("no"), "back": None}
     last: dict[str, JobState] = {}
     for step in steps:
@@ -85,7 +89,7 @@ def test_while_nobody_answers_the_store_is_not_asked_by_those_who_run_jobs(monke
     monkeypatch.setattr(writer, "_FIRST_PAUSE", 3600.0)
     store = SwitchedStore()
     store.error = BrokerUnavailableError("away")
-    records = RecordWriter(store)
+    records = writer_to(store)
     for number in range(100):
         records.write(state(str(number)), {})
     assert store.calls == 1
@@ -94,10 +98,25 @@ def test_while_nobody_answers_the_store_is_not_asked_by_those_who_run_jobs(monke
     assert len(store.states) == 100
 
 
+def test_what_belongs_to_a_job_is_not_written_before_its_state_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_FIRST_PAUSE", 3600.0)
+    store = SwitchedStore()
+    records = writer_to(store)
+    written: list[str] = []
+    store.error = BrokerError("no")
+    records.write(state("one"), {})
+    store.error = None
+    records.write_behind("one", "its part of a chord", {}, lambda: written.append(",".join(store.states)))
+    records.write_behind("two", "another part", {}, lambda: written.append("at once"))
+    assert written == ["at once"]
+    records.flush()
+    assert written == ["at once", "one"]
+
+
 def test_an_output_that_cannot_be_written_is_refused_during_an_outage_too() -> None:
     store = SwitchedStore()
     store.error = BrokerUnavailableError("away")
-    records = RecordWriter(store)
+    records = writer_to(store)
     records.failed(BrokerUnavailableError("away"))
     output = ImageOutput.model_construct(objects=object())
     with pytest.raises(EncodeError):
@@ -113,7 +132,7 @@ def test_what_is_kept_is_bounded_and_the_oldest_is_given_up_with_a_word(
     monkeypatch.setattr(writer, bound, 3 if bound == "MOST_RECORDS" else 1000)
     store = SwitchedStore()
     store.error = BrokerUnavailableError("away")
-    records = RecordWriter(store)
+    records = writer_to(store)
     for number in range(20):
         records.write(JobState(f"job-{number}", "job", COMPLETED, output=ImageOutput(objects=[f"{number:0100}"])), {})
     assert 0 < len(records._kept) < 20
@@ -130,16 +149,27 @@ def test_what_is_not_written_within_the_time_is_given_up_with_a_word(
     monkeypatch.setattr(writer, "KEPT_FOR", 0.0)
     store = SwitchedStore()
     store.error = BrokerError("no")
-    records = RecordWriter(store)
+    records = writer_to(store)
     records.write(state("one"), {})
     wait_until(lambda: not records._kept, "it is given up")
     assert "the status 'completed' of job one could not be recorded: not written for" in caplog.text
 
 
+def test_what_can_never_be_written_is_given_up_at_once_with_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    store = SwitchedStore()
+    store.error = BrokerUnavailableError("away")
+    records = writer_to(store)
+    records.write(state("one"), {})
+    store.error = ConfigurationError("no such backend")
+    wait_until(lambda: records._thread is None, "the thread has ended")
+    assert "the status 'completed' of job one could not be recorded: no such backend" in caplog.text
+    assert "written late" not in caplog.text
+
+
 def test_flushing_writes_what_waits_or_gives_it_up(caplog: pytest.LogCaptureFixture) -> None:
     store = SwitchedStore()
     store.error = BrokerUnavailableError("away")
-    records = RecordWriter(store)
+    records = writer_to(store)
     records.write(state("lost"), {})
     records.flush()
     assert "job lost could not be recorded: the process ends" in caplog.text
@@ -154,7 +184,7 @@ def test_flushing_writes_what_waits_or_gives_it_up(caplog: pytest.LogCaptureFixt
 
 def test_a_store_that_was_closed_is_not_asked_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     store = SwitchedStore()
-    records = RecordWriter(store)
+    records = writer_to(store)
     store.error = BrokerUnavailableError("away")
     records.write(state("one"), {})
     store.error = ClosedError("closed")

@@ -37,6 +37,7 @@ class JobsConsumerMixin:
 
     app: Any
     connection: Any
+    event_dispatcher: Any
     task_consumer: Any
     strategies: Any
     hostname: str
@@ -74,8 +75,8 @@ class JobsConsumerMixin:
 
     def stop(self) -> None:
         """Stop consuming; a broker that does not answer is not waited for as long as Celery would, which is for ever."""
-        for holder in (self, getattr(self, "event_dispatcher", None)):
-            connection = getattr(holder, "connection", None)
+        events = None if self.event_dispatcher is None else self.event_dispatcher.connection
+        for connection in (self.connection, events):
             if connection is not None:
                 answer_within(connection, GOODBYE_TIMEOUT)
         super().stop()  # type: ignore[misc]

@@ -129,6 +129,7 @@ class Wire:
 
     def answer_within(self, seconds: float, make: Callable[[], Any]) -> None:
         """From now on wait so many seconds for an answer, also on connections that are made then."""
+        # Not under the lock: whoever holds it may be waiting for this very server.
         self._make = make
         connection = self.connection
         if connection is not None and connection._sock is not None:
