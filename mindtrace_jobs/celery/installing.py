@@ -7,19 +7,15 @@ from typing import Any
 from celery import signals
 
 from mindtrace_jobs.celery import installation
-from mindtrace_jobs.celery.connection import over_our_transports
+from mindtrace_jobs.celery.amqp import accept_jobs, extend_amqp
 from mindtrace_jobs.celery.installation import Installation, real_app
 from mindtrace_jobs.celery.logs import connect
 from mindtrace_jobs.errors import ConfigurationError
 from mindtrace_jobs.results.store import flush_all
 from mindtrace_jobs.routing import JobRouter
 from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
-from mindtrace_jobs.wire.signing import signed_only
 from mindtrace_jobs.wire.typed_json import register_types
 
-SERIALIZER = "pydantic"
-#: By name: settings can then be printed, copied and written to a file.
-_ROUTER = "mindtrace_jobs.routing:documented_router"
 #: Steps of a worker and of its consumer, by name: a producer imports nothing that only workers need.
 _STEPS = (
     ("worker", "mindtrace_jobs.celery.worker.steps:ExtendedConsumer"),
@@ -44,13 +40,13 @@ def install(
 
     - accepts the serializer "pydantic" beside what the app accepts; an app that accepts signed messages only
       (``app.setup_security()``, before or after) goes on doing so, and its jobs are signed,
-    - appends a router for jobs behind the app's own ``task_routes``,
+    - routes jobs that the app's own ``task_routes`` do not mention,
     - connects to Redis and memory over this package's transports, which lose no job and renew leases,
     - has log records say which job made them, by a filter on the handlers of Celery's loggers,
     - adds worker steps: one extends the worker's consumer class, the app's own too, so that no message is dropped, others
       warn when RabbitMQ would take long jobs back, or a quorum queue drop jobs.
 
-    What is assigned to ``app.conf`` after its settings were read replaces what was added to them: call it last then.
+    It reads no setting before Celery does, so they may be assigned before and after.
 
     Args:
         app: The Celery app.
@@ -81,41 +77,20 @@ def install(
     register_types()
     connect()
     signals.worker_process_shutdown.connect(_flush_records, weak=False)
-    app.amqp.Connection = over_our_transports(app.amqp.Connection, lease)
+    extend_amqp(app, lease)
     for blueprint, step in _STEPS:
         app.steps[blueprint].add(step)
 
-    def configured(**_: Any) -> None:
-        # The app's AMQP is older than these settings, and must hear of changes to them.
-        app.conf.bind_to(app.amqp._handle_conf_update)
-        _configure(found)
-
     if app.configured:
-        _configure(found)
-    # Every time the configuration is read, since what was set before is gone then.
-    app.on_after_configure.connect(configured, weak=False, dispatch_uid="mindtrace_jobs.install")
+        accept_jobs(app.conf)
+    # Every time the configuration is read, since what was set before is gone then; a worker asks once more.
+    app.on_after_configure.connect(_accept, weak=False, dispatch_uid="mindtrace_jobs.install")
+
+
+def _accept(source: Any, **_: Any) -> None:
+    accept_jobs(source)
 
 
 def _flush_records(**_: Any) -> None:
     """A pool process ends without Python's own exit handlers."""
     flush_all()
-
-
-def _configure(installed: Installation) -> None:
-    conf = installed.app.conf
-    for name in ("accept_content", "result_accept_content"):
-        accepted = conf.get(name)
-        if accepted and SERIALIZER not in accepted and not signed_only(accepted):
-            _change(conf, name, [*accepted, SERIALIZER])
-    routes = conf.task_routes
-    listed = list(routes) if isinstance(routes, list | tuple) else [] if routes is None else [routes]
-    ours = [route for route in listed if isinstance(route, JobRouter) or route == _ROUTER]
-    if not ours:
-        _change(conf, "task_routes", [*listed, installed.router or _ROUTER])
-    elif installed.router is not None and installed.router not in ours:
-        _change(conf, "task_routes", [*(route for route in listed if route not in ours), installed.router])
-
-
-def _change(conf: Any, name: str, value: Any) -> None:
-    """Change a setting under the name it was changed under before, of those that Celery looks for (``namespace``)."""
-    conf.update({next((key for key in conf._to_keys(name) if key in conf.changes), name): value})

@@ -17,6 +17,7 @@ from celery.exceptions import Reject, Retry
 from celery.utils.imports import symbol_by_name
 
 from mindtrace_jobs import registry
+from mindtrace_jobs._callers import caller_level
 from mindtrace_jobs._times import aware
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.arguments import holds_output, job_from
@@ -183,7 +184,9 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
     def _submit_untracked(self, job: Job[Any], options: dict[str, Any]) -> JobHandle[OutT]:
         absent = f"task {self.name!r} ignores results (ignore_result=True): nobody records how job {job.id} ends"
         warnings.warn(
-            f"{absent}; call delay() or apply_async() where no handle is needed", RuntimeWarning, stacklevel=3
+            f"{absent}; call delay() or apply_async() where no handle is needed",
+            RuntimeWarning,
+            stacklevel=caller_level(),
         )
         self.apply_async((job,), **options)
         return JobHandle(job.id, ResultStore(None, absent=absent))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -13,6 +12,7 @@ from weakref import WeakSet
 
 from mindtrace_jobs import _forks
 from mindtrace_jobs._arguments import check_count, check_seconds
+from mindtrace_jobs._callers import caller_level
 from mindtrace_jobs.clients.delivery import Delivery
 from mindtrace_jobs.clients.errors import ErrorMapping
 from mindtrace_jobs.clients.names import check_exchange, check_queue, check_routing_key
@@ -431,7 +431,7 @@ class Client(ABC):
     def _warn_once(self, key: str, text: str) -> None:
         if key not in self._warned:
             self._warned.add(key)
-            warnings.warn(text, RuntimeWarning, stacklevel=_caller_level())
+            warnings.warn(text, RuntimeWarning, stacklevel=caller_level())
 
     @abstractmethod
     def _declare(self, session: Session, queue: str, queue_type: QueueType) -> None: ...
@@ -502,15 +502,6 @@ class Client(ABC):
 def queue_arguments(queue_type: QueueType) -> dict[str, Any]:
     """How the memory and Redis transports are told a queue's type."""
     return {QUEUE_TYPE_ARGUMENT: str(queue_type)}
-
-
-def _caller_level() -> int:
-    """The ``stacklevel`` at which a warning points to the user's line, not to one of this package."""
-    level = 1
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("mindtrace_jobs."):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 _clients: WeakSet[Client] = WeakSet()

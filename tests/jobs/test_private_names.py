@@ -35,7 +35,6 @@ CALLED = {
     "_get_publish_topics": "kombu.transport.redis:Channel",
     "_get_running_loop": "asyncio",
     "_getframe": "sys",
-    "_handle_conf_update": "celery.app.amqp:AMQP",
     "_inplace_augment_message": "kombu.transport.virtual.base:Channel",
     "_is_owned": "threading:_RLock",
     "_lookup": "kombu.transport.virtual.base:Channel",

@@ -10,6 +10,7 @@ from celery.utils.imports import symbol_by_name
 from celery.worker.consumer.tasks import Tasks
 
 from mindtrace_jobs.celery import installation
+from mindtrace_jobs.celery.amqp import accept_jobs
 from mindtrace_jobs.celery.queues import QUEUE_TYPE, QUORUM
 from mindtrace_jobs.celery.worker.consumer import with_jobs
 
@@ -28,14 +29,16 @@ _LIMIT_ARGUMENT = "x-delivery-limit"
 
 
 class ExtendedConsumer(bootsteps.Step):  # type: ignore[misc]
-    """Has the worker use its consumer class, whichever that is, with jobs.
+    """Has the worker use its consumer class, whichever that is, with jobs, and accept jobs.
 
-    Here and not in the settings, so that only workers import the class, and only when they start.
+    Here and not in the settings, so that only workers import the class, and only when they start; by then nobody
+    assigns settings any more.
     """
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         # Steps are made before any of them makes what it is for.
+        accept_jobs(worker.app.conf)
         worker.consumer_cls = with_jobs(symbol_by_name(worker.consumer_cls))
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.exceptions import QueueNotFound
+from hypothesis import given
+from hypothesis import strategies as st
 from kombu import Exchange, Queue
 
 from mindtrace_jobs import ConfigurationError, Job, Orchestrator
@@ -141,14 +143,46 @@ def test_routes_that_change_after_they_were_used_are_seen(installed: bool) -> No
     assert app.amqp.router.route({}, "plain.routed")["queue"].name == "two"
 
 
-def test_it_may_be_called_again_after_settings_were_assigned() -> None:
+STEPS: dict[str, Callable[[Any], Any]] = {
+    "read": lambda app: app.conf.timezone,
+    "install": install,
+    "amqp": lambda app: app.amqp,
+    "queues": lambda app: setattr(app.conf, "task_queues", [Queue("celery"), Queue("rt")]),
+    "routes": lambda app: setattr(app.conf, "task_routes", {"plain.routed": {"queue": "rt"}}),
+    "default": lambda app: setattr(app.conf, "task_default_queue", "mine"),
+    "type": lambda app: setattr(app.conf, "task_create_missing_queue_type", "quorum"),
+    "update": lambda app: app.conf.update(task_routes={"plain.routed": {"queue": "rt"}}),
+    "accept": lambda app: setattr(app.conf, "accept_content", ["json", "yaml"]),
+}
+
+
+def routed(app: Any) -> tuple[Any, ...]:
+    """What an app does with plain tasks: their queues, of which type, and which queues its workers consume."""
+    queues = [app.amqp.router.route({}, name)["queue"] for name in ("plain.routed", "plain.add")]
+    return [(queue.name, queue.queue_arguments) for queue in queues], sorted(app.amqp.queues.consume_from)
+
+
+@given(st.lists(st.sampled_from(sorted(STEPS)), max_size=7), st.integers(0, 7))
+def test_settings_may_be_read_and_assigned_and_the_app_installed_in_any_order(names: list[str], place: int) -> None:
+    names.insert(place, "install")
+    stock, app = (Celery("any", broker="memory://", set_as_current=False) for _ in range(2))
+    for name in names:
+        STEPS[name](app)
+        if name != "install":
+            STEPS[name](stock)
+    assert routed(app) == routed(stock), names
+    queue = app.amqp.router.route({}, "stack_detection")["queue"].name
+    assert queue == "detection_jobs"
+    assert app.amqp.Connection.lease == 60.0
+
+
+def test_what_a_worker_accepts_may_be_assigned_after_the_settings_were_read() -> None:
     app = Celery("late", broker="memory://", set_as_current=False)
     install(app)
-    assert len(app.conf.task_routes) == 1  # a look at the settings reads them
-    app.conf.task_routes = PLAIN
-    install(app)
-    assert app.conf.task_routes[0] == PLAIN
-    assert app.amqp.router.route({}, "stack_detection")["queue"].name == "detection_jobs"
+    assert app.conf.timezone is None  # a look at the settings reads them
+    app.conf.accept_content = ["json", "yaml"]
+    app.WorkController(pool_cls="solo")
+    assert app.conf.accept_content == ["json", "yaml", "pydantic"]
 
 
 def test_the_default_app_is_found_through_its_proxy() -> None:

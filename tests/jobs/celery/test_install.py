@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.worker.consumer import Consumer
 
-from mindtrace_jobs import ConfigurationError, JobRouter, Orchestrator
+from mindtrace_jobs import ConfigurationError, Job, JobRouter, Orchestrator
 from mindtrace_jobs.celery import install, job_task
 from mindtrace_jobs.celery.worker.consumer import JobsConsumerMixin
+from mindtrace_jobs.routing import documented_router
 from tests.jobs.celery.models import DetectionInput, DetectionOutput, DetectionSchema
 from tests.jobs.celery.workers import ROOT, close_app
 
 ETA = datetime(2030, 1, 1, tzinfo=UTC)
-ROUTER = "mindtrace_jobs.routing:documented_router"
 
 
 class OwnConsumer(Consumer):  # type: ignore[misc]
@@ -31,7 +33,7 @@ class OwnConsumer(Consumer):  # type: ignore[misc]
 
 def new_app(url: str = "memory://install", **conf: Any) -> Any:
     app = Celery("install", broker=url, backend="cache+memory://", set_as_current=False)
-    app.conf.update(task_routes={"plain.routed": {"queue": "routed"}}, **conf)
+    app.conf.update({"task_routes": {"plain.routed": {"queue": "routed"}}, **conf})
     app._local.oid = "the queue for replies"  # else every app has another one
 
     @app.task(name="plain.add", shared=False)  # type: ignore[untyped-decorator]
@@ -43,6 +45,10 @@ def new_app(url: str = "memory://install", **conf: Any) -> Any:
         return values
 
     return app
+
+
+def detect(input: DetectionInput) -> DetectionOutput:  # noqa: A002
+    return DetectionOutput(labels=[])
 
 
 def consumer_class(app: Any) -> Any:
@@ -122,10 +128,9 @@ def test_plain_tasks_are_the_same_bytes_on_rabbitmq(rabbitmq_url: str, apps: lis
 def test_settings_and_options_of_plain_tasks_stay_as_they_are() -> None:
     before, after = new_app(), new_app()
     install(after)
-    ours = {"accept_content", "task_routes"}
     settings = [app.conf.table(with_defaults=True) for app in (before, after)]
     changed = {name for name in settings[0] if settings[0][name] != settings[1].get(name)} - {"deprecated_settings"}
-    assert changed == ours
+    assert changed == {"accept_content"}
     for name in ("plain.add", "plain.routed"):
         for option, setting in before.tasks[name].from_config:
             assert getattr(before.tasks[name], option) == getattr(after.tasks[name], option), setting
@@ -147,7 +152,7 @@ def test_it_is_installed_once_however_often_it_is_called() -> None:
         install(app)
     assert consumer_class(app).__mro__.count(JobsConsumerMixin) == 1
     assert app.conf.accept_content == ["json", "pydantic"]
-    assert app.conf.task_routes == [{"plain.routed": {"queue": "routed"}}, ROUTER]
+    assert app.amqp.routes.count(documented_router) == 1
     assert app.amqp.Connection.__mro__.count(app.amqp.Connection.stock) == 1
     assert not hasattr(app.amqp.Connection.stock, "stock")
 
@@ -159,7 +164,7 @@ def test_it_works_before_and_after_the_app_is_configured(when: str) -> None:
         install(app, lease=5.0)
     if when == "between":
         install(app, lease=5.0)
-        assert app.conf.task_routes is not None  # a look at the settings reads them
+        assert app.conf.task_routes is None  # a look at the settings reads them
     app.config_from_object(
         {
             "broker_url": "redis://somewhere/3",
@@ -173,7 +178,8 @@ def test_it_works_before_and_after_the_app_is_configured(when: str) -> None:
         install(app, lease=5.0)
     assert app.conf.accept_content == ["yaml", "pydantic"]
     assert app.conf.result_accept_content == ["json", "pydantic"]
-    assert app.conf.task_routes == [{"x": "y"}, ROUTER]
+    assert app.conf.task_routes == [{"x": "y"}]
+    assert app.amqp.router.route({}, "stack_detection")["queue"].name == "detection_jobs"
     connection = app.connection_for_read()
     assert connection.transport.__class__.__module__ == "mindtrace_jobs.transports.redis"
     assert connection.transport_options["lease"] == 5.0
@@ -258,8 +264,85 @@ def test_a_router_of_ones_own_takes_the_place_of_the_documented_one() -> None:
     own = JobRouter(default="own_jobs", rules=[])
     install(app, router=own)
     install(app)
-    assert app.conf.task_routes == [{"plain.routed": {"queue": "routed"}}, own]
     assert app.amqp.router.route({}, "stack_detection")["queue"].name == "own_jobs"
+
+
+@pytest.mark.parametrize("written", ["mindtrace_jobs.routing:documented_router", documented_router])
+def test_a_router_of_ones_own_is_asked_although_the_settings_name_the_documented_one(written: Any) -> None:
+    app = new_app()
+    app.conf.task_routes = [{"plain.routed": {"queue": "routed"}}, written]
+    install(app, router=JobRouter(default="own_jobs", rules=[]))
+    assert app.amqp.router.route({}, "stack_detection")["queue"].name == "own_jobs"
+    assert app.amqp.router.route({}, "plain.routed")["queue"].name == "routed"
+
+
+class OwnAMQP(AMQP):  # type: ignore[misc]
+    """What a stack may have."""
+
+    class Connection(AMQP.Connection):  # type: ignore[misc]
+        """Of its own, too."""
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_the_apps_own_amqp_and_connection_classes_are_extended(made: bool) -> None:
+    app = Celery("own", broker="memory://", amqp=OwnAMQP, set_as_current=False)
+    before = app.amqp if made else None
+    install(app, lease=7.0)
+    install(app, lease=8.0)
+    assert made is False or app.amqp is before
+    assert isinstance(app.amqp, OwnAMQP)
+    assert issubclass(app.amqp.Connection, OwnAMQP.Connection)
+    assert app.connection_for_write().transport_options["lease"] == 8.0
+    assert app.amqp.router.route({}, "stack_detection")["queue"].name == "detection_jobs"
+
+
+@pytest.mark.parametrize("routes", [{"*": {"queue": "main"}}, [{"x": "y"}, lambda *_, **__: {"queue": "main"}]])
+@pytest.mark.parametrize("how", ["submit", "delay", "orchestrator"])
+def test_a_job_that_a_route_for_everything_takes_is_warned_of_once(routes: Any, how: str) -> None:
+    app = new_app(task_routes=routes)
+    task = job_task(app, DetectionSchema)(detect)
+    taken = DetectionInput(image="x")
+    publish: dict[str, Callable[[], Any]] = {
+        "submit": lambda: task.submit(taken),
+        "delay": lambda: task.delay(taken),
+        "orchestrator": lambda: Orchestrator.from_celery(app).submit(Job(payload=DetectionSchema(input=taken))),
+    }
+    with pytest.warns(RuntimeWarning, match=r"stack_detection.*queue 'main'.*discards it") as seen:
+        [publish[how]() for _ in range(2)]
+    assert [warning.filename for warning in seen] == [__file__]
+
+
+@pytest.mark.parametrize(
+    "routes", [{"stack_*": {"queue": "main"}, "*": {"queue": "main"}}, {"plain.*": "x"}, None, "odd"]
+)
+def test_a_job_that_a_route_names_is_not_warned_of(routes: Any, recwarn: pytest.WarningsRecorder) -> None:
+    def odd(name: str, *_: Any, **__: Any) -> Any:
+        return {"stack_detection": {"queue": "a"}, "plain.add": None, "plain.routed": None}[name]
+
+    app = new_app(task_routes=odd if routes == "odd" else routes)
+    job_task(app, DetectionSchema)(detect).submit(DetectionInput(image="x"))
+    app.tasks["plain.add"].delay(1, 2)
+    assert not [str(warning.message) for warning in recwarn if warning.category is RuntimeWarning]
+
+
+def test_a_job_with_a_queue_of_its_own_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    app = new_app(task_routes={"*": {"queue": "main"}})
+    job_task(app, DetectionSchema)(detect).submit(DetectionInput(image="x"), queue="jobs")
+    assert not [str(warning.message) for warning in recwarn if warning.category is RuntimeWarning]
+
+
+def test_installing_makes_nothing_of_the_apps_amqp() -> None:
+    app = new_app()
+    install(app)
+    assert "amqp" not in app.__dict__
+    assert not app.configured
+
+
+def test_an_installed_app_can_be_pickled() -> None:
+    app = new_app()
+    install(app)
+    again = pickle.loads(pickle.dumps(app))
+    assert again.amqp.router.route({}, "stack_detection")["queue"].name == "detection_jobs"
 
 
 def test_senseless_choices_are_refused() -> None:
@@ -278,11 +361,7 @@ def test_a_broker_that_jobs_cannot_use_is_named() -> None:
 
 def test_job_task_installs_by_itself() -> None:
     app = new_app()
-
-    @job_task(app, DetectionSchema)
-    def detect(input: DetectionInput) -> DetectionOutput:  # noqa: A002
-        return DetectionOutput(labels=[])
-
+    job_task(app, DetectionSchema)(detect)
     assert "pydantic" in app.conf.accept_content
     assert "stack_detection" in app.tasks
 
