@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import signal
 import threading
@@ -17,7 +16,7 @@ from mindtrace_jobs.clients import Delivery, Source, is_dead_letter_queue
 from mindtrace_jobs.clients.base import LARGEST_PREFETCH
 from mindtrace_jobs.clients.names import check_queue
 from mindtrace_jobs.errors import BrokerError, ClosedError, ConfigurationError, DecodeError, JobsError
-from mindtrace_jobs.execution.handlers import set_output
+from mindtrace_jobs.execution.handlers import is_async, set_output
 from mindtrace_jobs.execution.lifecycle import ReceivedJob
 from mindtrace_jobs.execution.retry import RetryPolicy
 from mindtrace_jobs.jobs import Job, JobOutput, JobSchema
@@ -82,8 +81,7 @@ class Consumer(Generic[SchemaT]):
             raise ConfigurationError("pass a handler, or subclass Consumer and define run(self, job)")
         if handler is not None and not callable(handler):
             raise ConfigurationError(f"handler is {handler!r:.40}; it must be callable with a job")
-        function: Any = handler or self.run
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        if is_async(handler or self.run):
             raise ConfigurationError("a handler is no coroutine function: call asyncio.run(...) in a plain one")
         if not isinstance(orchestrator, Orchestrator):
             raise ConfigurationError(f"Consumer takes an orchestrator, not {type(orchestrator).__name__}")

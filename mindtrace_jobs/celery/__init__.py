@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mindtrace_jobs.celery.cancelling import cancel as cancel
     from mindtrace_jobs.celery.canvas import typed_chain as typed_chain
     from mindtrace_jobs.celery.decorator import job_task as job_task
+    from mindtrace_jobs.celery.decorator import shared_job_task as shared_job_task
     from mindtrace_jobs.celery.installing import install as install
     from mindtrace_jobs.celery.task import JobTask as JobTask
     from mindtrace_jobs.errors import InvalidInputError as InvalidInputError
@@ -32,7 +33,7 @@ _HOMES = {
     "mindtrace_jobs.celery.async_task": ["AsyncJobTask"],
     "mindtrace_jobs.celery.cancelling": ["cancel"],
     "mindtrace_jobs.celery.canvas": ["typed_chain"],
-    "mindtrace_jobs.celery.decorator": ["job_task"],
+    "mindtrace_jobs.celery.decorator": ["job_task", "shared_job_task"],
     "mindtrace_jobs.celery.installing": ["install"],
     "mindtrace_jobs.celery.task": ["JobTask"],
     "mindtrace_jobs.errors": ["InvalidInputError", "InvalidOutputError"],
@@ -48,6 +49,7 @@ __all__ = [
     "cancel",
     "install",
     "job_task",
+    "shared_job_task",
     "typed_chain",
 ]
 

@@ -88,6 +88,9 @@ class Runnable(Protocol):
     def call(self, job: Job[Any], context: JobContext) -> Any:
         """Call the job function."""
 
+    def shown(self, job: Job[Any]) -> list[Any]:
+        """The arguments of a job as hooks see them."""
+
 
 class UnwritableOutputError(InvalidOutputError, KombuEncodeError):
     """Tells Celery's tracer that the output could not be written as a result."""
@@ -189,12 +192,13 @@ class RunningJob:
             raise DecodeError(f"not a Celery task body ({type(error).__name__})") from error
 
     def _show(self, job: Job[Any]) -> None:
-        """Let Celery's hooks and ``self.retry()`` see the job where the message was."""
+        """Let Celery's hooks see the job where the message was."""
         request = self._request
+        shown = self._task.shown(job)
         if isinstance(request.args, list):
-            request.args[:] = [job]  # the tracer's own list
+            request.args[:] = shown  # the tracer's own list
         else:
-            request.args = (job,)
+            request.args = tuple(shown)
         request.kwargs = {}
 
     # --- ends

@@ -21,13 +21,14 @@ from mindtrace_jobs._callers import caller_level
 from mindtrace_jobs._times import aware
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.arguments import holds_output, job_from
+from mindtrace_jobs.celery.bases import JOB_OPTION, adopt, plain_data
 from mindtrace_jobs.celery.errors import RetriesExceededError
 from mindtrace_jobs.celery.event_loop import event_loop
 from mindtrace_jobs.celery.policy import policy_from
 from mindtrace_jobs.celery.publish import CONFIRM_TIMEOUT, confirming_producer
 from mindtrace_jobs.celery.records import ENTERED, EXHAUSTED, RECORDED, RUNNING, task_backend
 from mindtrace_jobs.celery.running import RunningJob, run_eagerly
-from mindtrace_jobs.errors import ConfigurationError, InvalidInputError
+from mindtrace_jobs.errors import ConfigurationError, InvalidInputError, PublishError
 from mindtrace_jobs.execution.context import JobContext
 from mindtrace_jobs.execution.handlers import Parameters, parameters_of
 from mindtrace_jobs.execution.lifecycle import Lifecycle
@@ -115,6 +116,12 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
     MaxRetriesExceededError = RetriesExceededError
     Request: Any = "mindtrace_jobs.celery.worker.request:JobRequest"
 
+    #: Whether a base class looks at arguments where tasks are published: it is shown them as JSON values.
+    shows_plain_data: ClassVar[bool] = False
+    #: The ``__call__`` of a subclass or of another base class, which runs the job function in its own way.
+    _own_call: ClassVar[Callable[..., Any] | None] = None
+    #: What its function asks for, once it is known.
+    _read_parameters: Parameters | None = None
     #: The job function as it is written, if it is a coroutine function; ``run`` then waits for it.
     _coroutine_function: Callable[..., Coroutine[Any, Any, Any]] | None = None
 
@@ -126,6 +133,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             cls._coroutine_function = run if is_async else None
             if is_async:
                 cls.run = _waiting(run)
+        adopt(cls, JobTask)
         schema = cls.__dict__.get("schema")
         if schema is not None and cls.__dict__.get("name") is None:
             cls.name = schema_name(schema)
@@ -149,17 +157,19 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             queue: The queue; default the one it is routed to.
             eta, delay: Aware time, or seconds from now, before which it must not run.
             expires: Aware time, or seconds from now, after which it must not run but is dead-lettered.
-            options: Further ones of Celery's ``apply_async``: priority, link, time_limit, task_id, ...
+            options: Further ones of Celery's ``apply_async``, and of the task's own if it has one: priority, link,
+                time_limit, task_id, ...
 
         Raises:
             TypeError: an option that Celery does not know.
+            PublishError: the task's own ``apply_async`` did not publish it.
             ConfigurationError: both ``eta`` and ``delay``, or a time that is none; or as ``apply_async``.
             EncodeError: a value in it would not come back as it went in.
             InvalidInputError: it does not fit the schema.
             kombu.exceptions.OperationalError: the broker did not take it.
         """
         unknown = sorted(options.keys() - _OPTIONS)
-        if unknown:
+        if unknown and not self.shows_plain_data:
             raise TypeError(
                 f"submit() got an unexpected option {unknown[0]!r}: Celery's apply_async has none of that name"
             )
@@ -178,8 +188,21 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         orchestrator = self._orchestrator
         if orchestrator.results.configured:
             options["headers"] = {**(options.get("headers") or {}), wire.TRACKED: True}
-        orchestrator.publishing.submit(made, lambda: self.apply_async((made,), **options))
+        try:
+            orchestrator.publishing.submit(made, lambda: self._publish(made, options))
+        except _AnsweredError as answer:
+            found = answer.job_id
+            if found is None:
+                raise PublishError(f"{answer}: job {made.id} was not published", {made.id: str(answer)}) from None
+            return JobHandle(found, orchestrator.results)
         return JobHandle(made.id, orchestrator.results)
+
+    def _publish(self, job: Job[Any], options: dict[str, Any]) -> None:
+        result = self.apply_async((job,), **options)
+        job_id = getattr(result, "id", None)
+        if job_id != job.id:
+            # A base class has decided that it need not be published, and names the job that is there already, or none.
+            raise _AnsweredError(f"{type(self).__name__}.apply_async answered {result!r:.80}", job_id)
 
     def _submit_untracked(self, job: Job[Any], options: dict[str, Any]) -> JobHandle[OutT]:
         absent = f"task {self.name!r} ignores results (ignore_result=True): nobody records how job {job.id} ends"
@@ -223,7 +246,8 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
                 dead-lettered by the worker: the job that returned it did nothing wrong.
             ConfigurationError: the app accepts signed messages only, and this one cannot be signed.
         """
-        sent: tuple[Any, ...] = tuple(args or ())
+        made = options.pop(JOB_OPTION, None)
+        sent: tuple[Any, ...] = tuple(args or ()) if made is None else (made,)
         named = dict(kwargs or {})
         queued_at = datetime.now(UTC)
         try:
@@ -260,7 +284,17 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
                 producer = stack.enter_context(confirming_producer(self.app))
                 if producer is not None:
                     options.setdefault("confirm_timeout", CONFIRM_TIMEOUT)
-            return super().apply_async(sent, named, task_id, producer, link, link_error, shadow, **options)
+            # By keyword: a class behind this one may take its own way with them.
+            return super().apply_async(
+                args=sent,
+                kwargs=named,
+                task_id=task_id,
+                producer=producer,
+                link=link,
+                link_error=link_error,
+                shadow=shadow,
+                **options,
+            )
 
     # --- running
 
@@ -290,7 +324,14 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
 
     def call(self, job: Job[Any], context: JobContext) -> Any:
         """Call the job function with what its parameters ask for."""
-        return self.run(job.payload.input, **self._parameters.extras(job, context))
+        extras = self._parameters.extras(job, context)
+        if self._own_call is not None:
+            return self._own_call(self, job.payload.input, **extras)
+        return self.run(job.payload.input, **extras)
+
+    def shown(self, job: Job[Any]) -> list[Any]:
+        """The arguments of a job as hooks such as ``on_success`` see them: the job, or what ``apply_async`` saw."""
+        return plain_data(job) if self.shows_plain_data else [job]
 
     def retry(
         self,
@@ -305,6 +346,9 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         The state RETRY is recorded before the message is published and not after, when the next run may have ended.
         """
         request = self.request
+        running: RunningJob | None = request.get(RUNNING)
+        if args is None and kwargs is None and running is not None and running.context is not None:
+            args, kwargs = (running.context.job,), {}
         if request.called_directly or request.is_eager or not throw or not self.keeps_record(request):
             return super().retry(args, kwargs, exc, throw, **options)
         self.backend.store_result(request.id, exc or Retry(), "RETRY", request=request)
@@ -330,11 +374,10 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
 
     @property
     def _parameters(self) -> Parameters:
-        found = self.__dict__.get("_read_parameters")
-        if found is None:
-            function: Any = self._coroutine_function or getattr(self, "_orig_run", self.run)
-            found = self._read_parameters = parameters_of(function, self.schema)
-        return cast("Parameters", found)
+        if self._read_parameters is None:
+            function: Any = self._coroutine_function or self.run
+            self._read_parameters = parameters_of(function, self.schema)
+        return self._read_parameters
 
     # --- records
 
@@ -405,6 +448,14 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         base = symbol_by_name(type(self).Request)
         self.Request = type(base.__name__, (base,), {"consumer": consumer})
         return undecoded(super().start_strategy(app, consumer, **kwargs), consumer.may_start)
+
+
+class _AnsweredError(Exception):
+    """A task's own ``apply_async`` published nothing, and answered with another job, or with none."""
+
+    def __init__(self, text: str, job_id: str | None) -> None:
+        super().__init__(text)
+        self.job_id = job_id
 
 
 def _waiting(function: Any) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_origin, get_type_hints
 
 from pydantic import ValidationError
@@ -82,7 +83,21 @@ def _is(hint: Any, cls: type[Any]) -> bool:
     return isinstance(found, type) and issubclass(found, cls)
 
 
+def is_async(function: Any) -> bool:
+    """Whether calling this, a function or another callable object, gives a coroutine."""
+    written = _written(function)
+    return inspect.iscoroutinefunction(written) or inspect.iscoroutinefunction(getattr(written, "__func__", None))
+
+
+def _written(function: Any) -> Any:
+    """The function as it is written: of a partial the function in it, of another callable object its ``__call__``."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if inspect.isroutine(function) or isinstance(function, type) else type(function).__call__
+
+
 def _hints(function: Any) -> dict[str, Any]:
+    function = _written(function)
     try:
         return get_type_hints(function)
     except Exception:  # names only a type checker knows: the annotations still stand as text
@@ -97,7 +112,7 @@ _KNOWN = {"Job": Job, "JobContext": JobContext}
 
 
 def _name(function: Any) -> str:
-    return str(getattr(function, "__name__", function))
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def _input(schema: type[JobSchema[Any, Any]]) -> str:

@@ -32,6 +32,7 @@ CALLED = {
     "_fanout_queues": "kombu.transport.redis:Channel",
     "_fd_to_chan": "kombu.transport.redis:MultiChannelPoller",
     "_flush": "kombu.transport.virtual.base:QoS",
+    "_get_active_apps": "celery._state",
     "_get_publish_topics": "kombu.transport.redis:Channel",
     "_get_running_loop": "asyncio",
     "_getframe": "sys",

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from tests.jobs.celery.signed_jobs import make_keys
@@ -55,6 +56,15 @@ def test_the_project_in_the_documentation_works_step_by_step(broker: Broker, tmp
     finally:
         beat.kill()
         worker.kill()
+
+
+def test_the_app_factory_of_the_documentation_prints_what_is_shown(tmp_path: Path) -> None:
+    blocks = _BLOCK.findall(TEXT)
+    for kind, text in blocks:
+        if kind == "python" and text.startswith(("# factory.py", "# schemas.py")):
+            (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
+    (shown,) = [after for (_, before), (_, after) in pairwise(blocks) if before.startswith("# factory.py")]
+    assert run("factory.py", tmp_path, {**os.environ, "PYTHONPATH": str(tmp_path)}) == shown.splitlines()
 
 
 def test_the_signed_app_of_the_documentation_accepts_signed_messages_only(tmp_path: Path) -> None:
