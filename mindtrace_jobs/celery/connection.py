@@ -1,18 +1,18 @@
-"""The app's connections, over this package's transports where there is one for the broker.
+"""The app's connections, over this package's transport where there is one for the broker.
 
-The setting ``broker_url`` and the environment variables that override it stay as they are; the transport is chosen as a
-connection is made. So it does not matter which of them is set, when, or whether a failover list mixes brokers.
+The settings, the environment variables that override them and what a connection tells of itself stay as they are; the
+transport is chosen when it is made. So it does not matter which of them is set, when, or whether a failover list mixes
+brokers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
-from mindtrace_jobs.clients.redaction import Redactor
-from mindtrace_jobs.transports import ALIASES, REPLACED, our_url, register_aliases
+from kombu.transport import get_transport_cls
 
-_FOREIGN = {ours: theirs for theirs, ours in REPLACED.items()}
+from mindtrace_jobs.clients.redaction import Redactor
+from mindtrace_jobs.transports import ALIASES, REPLACED, register_aliases
 
 
 def over_our_transports(base: type[Any], lease: float) -> type[Any]:
@@ -29,19 +29,22 @@ def over_our_transports(base: type[Any], lease: float) -> type[Any]:
         """The app's own connection class, over our transports."""
 
         stock = base
+        transport_options: Any
 
-        def __init__(self, hostname: Any = "localhost", *args: Any, **kwargs: Any) -> None:
-            hostname = _rewritten(hostname)
-            if kwargs.get("alternates"):
-                kwargs["alternates"] = _rewritten(list(kwargs["alternates"]))
-            if _uses_ours(hostname) or kwargs.get("transport") in ALIASES:
-                kwargs["transport_options"] = {"lease": self.lease, **(kwargs.get("transport_options") or {})}
-            super().__init__(hostname, *args, **kwargs)
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            others = (str(url).partition("://")[0].partition("+")[0] for url in self.alt)
+            if any(name in REPLACED or name in ALIASES for name in (self.transport_cls, *others)):
+                # Kombu's pools tell connections apart by their options: over a stock transport there is no lease.
+                self.transport_options = {"lease": self.lease, **self.transport_options}
+
+        def get_transport_cls(self) -> Any:
+            """The class of the transport that is used now."""
+            ours = REPLACED.get(self.transport_cls)
+            return super().get_transport_cls() if ours is None else get_transport_cls(ours)
 
         def as_uri(self, include_password: bool = False, *args: Any, **kwargs: Any) -> str:
-            # Flower and others tell brokers apart by their scheme.
-            scheme, separator, rest = str(super().as_uri(include_password, *args, **kwargs)).partition("://")
-            uri = f"{_FOREIGN.get(scheme, scheme)}{separator}{rest}"
+            uri = str(super().as_uri(include_password, *args, **kwargs))
             if include_password:
                 return uri
             # Kombu takes what is behind a ";" in a password for a further host.
@@ -50,14 +53,3 @@ def over_our_transports(base: type[Any], lease: float) -> type[Any]:
     JobsConnection.lease = lease
     JobsConnection.__name__ = JobsConnection.__qualname__ = base.__name__
     return cast("type[Any]", JobsConnection)
-
-
-def _rewritten(urls: Any) -> Any:
-    if isinstance(urls, str):
-        return our_url(urls)
-    return [our_url(url) if isinstance(url, str) else url for url in urls] if isinstance(urls, Sequence) else urls
-
-
-def _uses_ours(urls: Any) -> bool:
-    listed = urls.split(";") if isinstance(urls, str) else urls if isinstance(urls, Sequence) else ()
-    return any(isinstance(url, str) and url.partition("://")[0].partition("+")[0] in ALIASES for url in listed)

@@ -18,7 +18,7 @@ from tests.jobs.servers import wait_until
 @pytest.fixture
 def wire(redis_url: str) -> Iterator[Any]:
     with connection(redis_url) as source:
-        yield source.default_channel.client
+        yield source.default_channel.connections.commands
 
 
 def blocked(client: redis.Redis) -> bool:

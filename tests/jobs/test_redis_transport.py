@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from tests.jobs.redis_channels import (
     server,
     tracks,
 )
-from tests.jobs.servers import RedisServer, free_port
+from tests.jobs.servers import RedisServer, free_port, wait_until
 
 
 @pytest.fixture
@@ -230,6 +232,58 @@ def test_key_prefix_goes_before_every_key(connect: Connect, redis_url: str) -> N
     source.release()
     stranger = connect().default_channel
     assert stranger.queue_type("q") is None
+
+
+RECIPES: dict[str, Callable[[Any], Any]] = {
+    "ping": lambda client: client.ping(),
+    "llen": lambda client: client.llen("q"),
+    "lrange": lambda client: len(client.lrange("q", 0, -1)),
+    "exists": lambda client: client.exists("q", "other"),
+    "info": lambda client: client.info()["redis_version"],
+    "dbsize": lambda client: client.dbsize(),
+    "pipeline": lambda client: client.pipeline().llen("q").llen("other").execute(),
+    "execute_command": lambda client: client.execute_command("LLEN", "q"),
+    "set": lambda client: (client.set("own", b"1"), client.get("own"), client.delete("own")),
+    "scan": lambda client: sorted(key for key in client.scan_iter("*") if key in (b"q", b"prefix:q")),
+    "lock": lambda client: client.lock("guard", timeout=5).acquire(blocking=False),
+    "delete": lambda client: (client.delete("q"), client.delete("q")),
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "prefix:"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_channels_client_answers_as_that_of_stock_kombu(redis_url: str, recipe: str, prefix: str) -> None:
+    answers = []
+    for stock in (True, False):
+        with connection(redis_url, stock=stock, global_keyprefix=prefix) as source, server(redis_url) as other:
+            channel = source.default_channel
+            publish(channel, 1)
+            publish(channel, 2)
+            assert stock or channel.queue_declare("q", passive=True).message_count == 2
+            answers.append(RECIPES[recipe](channel.client))
+            other.flushdb()
+    assert answers[0] == answers[1]
+
+
+def test_a_channels_client_serves_other_threads_and_processes_and_goes_with_the_channel(redis_url: str) -> None:
+    with connection(redis_url) as source, server(redis_url) as other:
+        database = other.connection_pool.connection_kwargs["db"]
+        channel = source.default_channel
+        publish(channel, 1)
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda _: channel.client.llen("q"), range(40))) == [1] * 40
+        child = os.fork()
+        if not child:
+            try:
+                os._exit(0 if channel.client.llen("q") == 1 else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert channel.client.llen("q") == 1
+        channel.close()
+        wait_until(
+            lambda: [one["db"] for one in other.client_list()].count(str(database)) <= 1, "its connections are closed"
+        )
 
 
 def test_cluster_is_refused_with_a_reason() -> None:

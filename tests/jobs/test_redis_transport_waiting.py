@@ -281,7 +281,7 @@ def test_command_goes_over_a_new_connection_if_nobody_answers_on_an_idle_one(con
     channel = connect(health_check_interval=0.01, socket_timeout=0.3).default_channel
     publish(channel, 1)
     # From now on the server says nothing on this connection, as if the network had forgotten it.
-    channel.client.connection.send_command("CLIENT", "REPLY", "OFF")
+    channel.connections.commands.connection.send_command("CLIENT", "REPLY", "OFF")
     time.sleep(0.02)  # it lies idle
     publish(channel, 2)
     assert bodies(channel) == [1, 2]

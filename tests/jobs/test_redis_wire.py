@@ -64,7 +64,7 @@ def test_acknowledgement_goes_over_a_new_connection_if_the_old_one_was_closed_me
         wait_until(lambda: client.hlen("mindtrace.started"), "the mark is there")
         client.client_kill_filter(_type="normal", skipme=True)
         channel.ack_nowait(message.delivery_tag)
-        channel.client.ping()
+        channel.connections.commands.call("PING")
         wait_until(lambda: not tracks(client), "it is acknowledged")
 
 

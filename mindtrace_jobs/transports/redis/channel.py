@@ -20,7 +20,7 @@ from mindtrace_jobs.transports.amqp_errors import QueueDeclared, not_found, prec
 from mindtrace_jobs.transports.contract import PLAIN, QUEUE_TYPE_ARGUMENT, QUEUE_TYPES, Payload, Record
 from mindtrace_jobs.transports.packed import decoded_body, packed_class
 from mindtrace_jobs.transports.redis.batch import PublishBatch
-from mindtrace_jobs.transports.redis.connections import CommandWire, Connections
+from mindtrace_jobs.transports.redis.connections import Connections
 from mindtrace_jobs.transports.redis.consumers import Consumer, Consumers
 from mindtrace_jobs.transports.redis.deliveries import Deliveries
 from mindtrace_jobs.transports.redis.exchanges import Arguments, Exchanges
@@ -49,6 +49,7 @@ class Channel(kombu_redis.Channel):
     ``mandatory=True``; published otherwise, as by Celery, it stays a plain queue without a record.
 
     Attributes:
+        client: A redis-py client to the server, for the caller's own commands.
         connections: Connections to the server.
         store: The operations on it, for this channel.
         exchanges: Exchanges and bindings.
@@ -74,9 +75,11 @@ class Channel(kombu_redis.Channel):
         #: Messages published.
         self._published = 0
         super().__init__(*args, **kwargs)
+        self._wire = self.connections.commands
+        self.client = super()._create_client()
         self._where = f"database {self.connection.client.virtual_host or '/'}"
         lease = float(self.lease)
-        self.store = Store(self.client, self._keys, lease)
+        self.store = Store(self._wire, self._keys, lease)
         self.exchanges = Exchanges(self.store, self.state, self.exchange_types, self._where)
         self.deliveries = Deliveries(
             self.store,
@@ -112,8 +115,11 @@ class Channel(kombu_redis.Channel):
         return Connections(self.pool, lambda: self.async_pool, self._keys, master)
 
     @cached_property
-    def client(self) -> CommandWire:
-        """The connection for commands."""
+    def client(self) -> Any:
+        """A redis-py client, for the caller's own commands and the few that are left to Kombu's code.
+
+        It connects when it is used. While Kombu's constructor runs, which connects, it is the connection for commands.
+        """
         return self.connections.commands
 
     @cached_property
@@ -133,13 +139,8 @@ class Channel(kombu_redis.Channel):
             params["protocol"] = self.protocol
         return params
 
-    @cached_property
-    def _commands(self) -> Any:
-        """Kombu's client, for the few commands that are left to Kombu's own code."""
-        return super()._create_client()
-
     def _create_client(self, asynchronous: bool = False) -> Any:
-        return super()._create_client(asynchronous=True) if asynchronous else self._commands
+        return super()._create_client(asynchronous=True) if asynchronous else self.client
 
     # --- queues
 
@@ -330,7 +331,7 @@ class Channel(kombu_redis.Channel):
         """See ``JobsChannel.basic_get``."""
         held = self.deliveries.take(queue, no_ack=no_ack)
         if queue in self._expires:
-            self._maybe_update_queues_expire(self._commands, queue)
+            self._maybe_update_queues_expire(self.client, queue)
         if held is None:
             return None
         if not no_ack:
@@ -434,7 +435,7 @@ class Channel(kombu_redis.Channel):
         finally:
             self._registered = False
             self.waiter.close()
-            self.client.close()
+            self._wire.close()
             subclient = self.__dict__.get("subclient")
             if subclient is not None:
                 subclient.close()
@@ -465,7 +466,7 @@ class Channel(kombu_redis.Channel):
         self.auto_delete_queues.clear()
         self._registered = False
         self.waiter.drop()
-        self.client.drop()
+        self._wire.drop()
         subclient = self.__dict__.pop("subclient", None)
         if subclient is not None and subclient.connection is not None:
             subclient.connection.disconnect()

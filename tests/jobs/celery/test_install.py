@@ -384,3 +384,50 @@ def test_no_public_name_is_hidden_by_a_module() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+URLS: list[Any] = [
+    "redis://user:secret@host:7/3",
+    "rediss://host/1",
+    "redis+socket:///tmp/redis.sock",
+    "sentinel://host:26379;sentinel://other:26379",
+    "memory://x",
+    "amqp://guest:guest@host//;redis://other/1",
+    ["redis://first/1", "redis://second/2"],
+]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_connections_tell_of_themselves_what_those_of_stock_celery_tell(url: Any) -> None:
+    def told(app: Any) -> list[Any]:
+        connection = app.connection_for_write(ssl={"ssl_cert_reqs": "none"} if "rediss" in url else None)
+        found = connection.info()
+        found["transport_options"].pop("lease", None)
+        clone = connection.clone()
+        described: list[Any] = [
+            found,
+            connection.transport_cls,
+            connection.as_uri(),
+            clone.transport_cls,
+            clone.as_uri(),
+            repr(clone).partition(" at ")[0],
+        ]
+        for _ in connection.alt:
+            connection.maybe_switch_next()
+            described += [connection.transport_cls, connection.as_uri()]
+        return described
+
+    stock, app = new_app(url), new_app(url)
+    install(app)
+    assert told(app) == told(stock)
+
+
+@pytest.mark.parametrize("url", ["redis://host:7/3", "redis+socket:///tmp/redis.sock", "memory://x"])
+def test_an_app_without_typed_jobs_in_the_same_process_keeps_its_own_connections(url: str) -> None:
+    stock, app = new_app(url), new_app(url)
+    install(app)
+    pools = [one.connection_for_write().Pool(1) for one in (stock, app)]
+    kinds = [pool.connection.transport.__class__.__module__.partition(".")[0] for pool in pools]
+    assert kinds == ["kombu", "mindtrace_jobs"]
+    assert stock.pool is not app.pool
+    assert stock.pool.connection.transport_cls == app.pool.connection.transport_cls
