@@ -235,6 +235,9 @@ class ChannelDelivery(KombuDelivery):
                 "elsewhere: was this process paused, or cut off from the broker?"
             )
 
+    def requeue(self) -> None:
+        self._settle(self._channel.requeue, self._raw.delivery_tag)
+
     def _abandon(self) -> None:
         self._channel.release(self._raw.delivery_tag)
 

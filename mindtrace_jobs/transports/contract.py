@@ -236,12 +236,15 @@ class JobsChannel(Protocol):
         """
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Drop a held message, or with ``requeue`` requeue it in front, the next to be delivered.
+        """Drop a held message, or with ``requeue`` requeue it behind all that wait, as Kombu's own transports.
 
         What comes back has ``headers["redelivered"]`` and ``properties["delivery_info"]["redelivered"]`` set to True,
         and the header ``x-delivery-count`` one higher. Only a consumed message on which ``start`` was not called
         (prefetched and returned) keeps its count.
         """
+
+    def requeue(self, delivery_tag: str) -> None:
+        """Requeue a held message in front, the next to be delivered of its priority; else as ``basic_reject``."""
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """Collects messages to publish in few round trips; sends them by itself whenever there are ``max_size``."""

@@ -379,8 +379,8 @@ def test_forked_child_starts_without_messages_and_the_parent_keeps_them(
         stop.set()
     worker.result(PATIENCE)
     assert channel.queue_stats("q") == {"ready": 1, "unacknowledged": 2, "delayed": 1, "consumers": 0}
-    other.requeue()
-    held.requeue()
+    channel.requeue(other.delivery_tag)
+    channel.requeue(held.delivery_tag)
     assert channel.basic_get("q").body == b"a"
     publish(channel, "wake", "idle")
     done.result(PATIENCE)

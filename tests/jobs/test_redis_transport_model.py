@@ -27,7 +27,8 @@ class LeaseMachine(QueueMachine):
         assert tag in it.channel.lost_deliveries
         it.held.remove(held)
         held.prefetched = False  # the server does not know whether the holder's application had seen it
-        self.put_back(held, vanished=True)
+        # What is no job, and was not started as one, does not come back in front again and again.
+        self.put_back(held, vanished=True, last=bool(held.item.deliveries) and not held.started)
 
     def teardown(self) -> None:
         super().teardown()

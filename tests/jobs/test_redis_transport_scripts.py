@@ -312,7 +312,7 @@ def test_queue_may_be_called_anything(connect: Connect, client: Any, queue: str)
     # given back to the front,
     again = get(ours, queue)
     assert (again.payload, again.headers["x-delivery-count"]) == ("by stock\0", 1)
-    again.requeue()
+    ours.requeue(again.delivery_tag)
     # restored by stock,
     tag = get(ours, queue).delivery_tag
     keeper.discard(ours.deliveries)

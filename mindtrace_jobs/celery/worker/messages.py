@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,8 +12,11 @@ from mindtrace_jobs._serializer_entry import CONTENT_TYPE
 from mindtrace_jobs.celery.records import MARKS
 from mindtrace_jobs.clients import Delivery, RecordWrite
 from mindtrace_jobs.clients.delivery import body_of
+from mindtrace_jobs.errors import JobsError
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import SIGNED_CONTENT_TYPE
+
+log = logging.getLogger("mindtrace_jobs.celery")
 
 #: Fields of protocol 2 that are attributes of Celery's request.
 _FIELDS = frozenset(
@@ -115,6 +119,13 @@ class WorkerDelivery(Delivery):
     def requeue(self) -> None:
         self._requeue()
         self.settled = True
+
+    def return_untouched(self) -> None:
+        """Requeue it in front. A connection that is lost meanwhile returns it too."""
+        try:
+            self._broker.requeue()
+        except JobsError as error:
+            log.warning("not requeued: %s", error, extra={"action": "requeue_job", **self.log_fields})
 
     def ended(self) -> None:
         self._broker.ended()

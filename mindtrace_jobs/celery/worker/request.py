@@ -50,13 +50,14 @@ class JobRequest(Request):  # type: ignore[misc]
     """
 
     consumer: Any = None
+    acknowledged: bool
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
         self.job: ReceivedJob = getattr(message, RECEIVED)
         delivery = self.job.delivery
         assert isinstance(delivery, WorkerDelivery)
-        delivery.settled_by(self.acknowledge, lambda: self.reject(requeue=True))
+        delivery.settled_by(self.acknowledge, self._return)
         self.queue = self.job.delivery.queue
         # Monitors show which job it is, not its data, whatever its producer wrote there.
         self._argsrepr, self._kwargsrepr = f"(<{self.task.schema.__name__} job {self.id}>,)", "{}"
@@ -234,6 +235,15 @@ class JobRequest(Request):  # type: ignore[misc]
             super().reject(requeue=True)
         else:
             self._settle(refused(DecodeError("rejected by the worker")))
+
+    def _return(self) -> None:
+        """Requeue the message untouched, as the next one: the worker stops. What a handler rejects waits behind others."""
+        if not self.acknowledged:
+            delivery = self.job.delivery
+            assert isinstance(delivery, WorkerDelivery)
+            self.consumer.call_soon_ack(delivery.return_untouched)
+            self.acknowledged = True
+            self.send_event("task-rejected", requeue=True)
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         if not expired:

@@ -150,12 +150,17 @@ class Broker:
             self._settle(session, tag)
             return True
 
-    def reject(self, session: Session, tag: str, requeue: bool) -> None:
-        """Forget a held message, or requeue it in front. One that is not held is ignored."""
+    def reject(self, session: Session, tag: str) -> None:
+        """Forget a held message. One that is not held is ignored."""
+        with self.lock:
+            self._settle(session, tag)
+
+    def requeue(self, session: Session, tag: str, *, front: bool = True) -> None:
+        """Requeue a held message: it is the next one of its priority, or the last one. One not held is ignored."""
         with self.lock:
             delivery = self._settle(session, tag)
-            if delivery is not None and requeue:
-                self._requeue(delivery, vanished=False)
+            if delivery is not None:
+                self._requeue(delivery, vanished=False, front=front)
 
     def take_back(self, session: Session, tags: Iterable[str]) -> None:
         """Put messages whose holder is gone back to the front of their queues, in the original order."""
@@ -263,10 +268,10 @@ class Broker:
                 session.prefetched -= 1
         return delivery
 
-    def _requeue(self, delivery: Delivery, vanished: bool) -> None:
+    def _requeue(self, delivery: Delivery, vanished: bool, *, front: bool = True) -> None:
         queue = delivery.queue
         if self._queues.get(queue.name) is queue:
-            queue.put_front(delivery.to_requeue(vanished))
+            queue.requeue(delivery.to_requeue(vanished), front=front)
             self._wake(queue.name)
 
     def _sleep(self, connection: Connection, names: Iterable[str], deadline: float | None) -> None:

@@ -257,7 +257,13 @@ class Channel(memory.Channel):
             )
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        self.broker.reject(self.session, delivery_tag, requeue)
+        if requeue:
+            self.broker.requeue(self.session, delivery_tag, front=False)
+        else:
+            self.broker.reject(self.session, delivery_tag)
+
+    def requeue(self, delivery_tag: str) -> None:
+        self.broker.requeue(self.session, delivery_tag)
 
     def basic_recover(self, requeue: bool = False) -> None:
         """Requeue everything this channel holds.
@@ -269,7 +275,7 @@ class Channel(memory.Channel):
             raise NotImplementedError("recover(requeue=False) is not supported")
         with self.broker.lock:
             for delivery_tag in reversed(list(self.session.held)):
-                self.broker.reject(self.session, delivery_tag, requeue=True)
+                self.broker.requeue(self.session, delivery_tag)
 
     def release(self, delivery_tag: str) -> None:
         self.broker.take_back(self.session, [delivery_tag])

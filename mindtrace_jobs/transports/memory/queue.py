@@ -48,9 +48,13 @@ class MemoryQueue:
         else:
             self._level(payload).append(payload)
 
-    def put_front(self, payload: Payload) -> None:
-        """Add a message that is requeued: it is the next one of its priority."""
-        self._level(payload).appendleft(payload)
+    def requeue(self, payload: Payload, *, front: bool) -> None:
+        """Add a message that was delivered before: it is the next one of its priority, or the last one."""
+        level = self._level(payload)
+        if front:
+            level.appendleft(payload)
+        else:
+            level.append(payload)
 
     def put_delayed(self, payload: Payload, due: float) -> bool:
         """Hold a message back until ``due`` (monotonic seconds); True if it is now the first to become due."""

@@ -61,7 +61,7 @@ class Transport(memory.Transport):
                 receive(payload)
                 return
             # Cancelled by another thread in this instant.
-            self.broker.reject(consumer.session, payload["properties"]["delivery_tag"], requeue=True)
+            self.broker.requeue(consumer.session, payload["properties"]["delivery_tag"])
         raise TimeoutError("no message arrived in time")
 
 

@@ -79,7 +79,7 @@ class Channel(kombu_redis.Channel):
         self.client = super()._create_client()
         self._where = f"database {self.connection.client.virtual_host or '/'}"
         lease = float(self.lease)
-        self.store = Store(self._wire, self._keys, lease)
+        self.store = Store(self._wire, self._keys, lease, self._expires)
         self.exchanges = Exchanges(self.store, self.state, self.exchange_types, self._where)
         self.deliveries = Deliveries(
             self.store,
@@ -315,11 +315,10 @@ class Channel(kombu_redis.Channel):
         self, queue: str, message: Payload, declare: bool = False, batch: PublishBatch | None = None, **kwargs: Any
     ) -> None:
         self._refuse_reserved(queue, "Channel.basic_publish")
-        expires = self._expires.get(queue)
         if batch is None:
-            self.store.publish(queue, message, declare=declare, expires=expires)
+            self.store.publish(queue, message, declare=declare)
         else:
-            batch.to_queue(*self.store.publish_args(queue, message, declare=declare, expires=expires))
+            batch.to_queue(*self.store.publish_args(queue, message, declare=declare))
 
     # --- receiving
 
@@ -394,6 +393,10 @@ class Channel(kombu_redis.Channel):
     def ack_nowait(self, delivery_tag: str, record: Record | None = None) -> None:
         """See ``JobsChannel.ack_nowait``."""
         self.deliveries.ack_nowait(delivery_tag, record)
+
+    def requeue(self, delivery_tag: str) -> None:
+        """See ``JobsChannel.requeue``."""
+        self.deliveries.requeue(delivery_tag)
 
     def release(self, delivery_tag: str) -> None:
         """See ``JobsChannel.release``."""

@@ -154,9 +154,9 @@ class Deliveries:
         for tag in tags:
             self._settled(tag)
 
-    def requeue(self, tag: str) -> None:
-        """Requeue a delivery, in front."""
-        self._requeue({tag})
+    def requeue(self, tag: str, *, front: bool = True) -> None:
+        """Requeue a delivery: it is the next one, or the last one."""
+        self._requeue({tag}, front=front)
         self._settled(tag)
 
     def requeue_undelivered(self, held: Held) -> None:
@@ -171,9 +171,12 @@ class Deliveries:
         """Requeue everything, in its order: the holder goes away. Nothing is ``settled`` one by one."""
         self._requeue(set(self.held), vanished=True)
 
-    def _requeue(self, tags: set[str], *, vanished: bool = False) -> None:
-        # A tag tells the order in which it was received.
-        self._settle(tags, lambda mine: self.store.requeue(sorted(mine, key=lambda held: held.tag), vanished=vanished))
+    def _requeue(self, tags: set[str], *, vanished: bool = False, front: bool = True) -> None:
+        def send(mine: list[Held]) -> set[str]:
+            # A tag tells the order in which it was received.
+            return self.store.requeue(sorted(mine, key=lambda held: held.tag), vanished=vanished, front=front)
+
+        self._settle(tags, send)
         self._inbox = deque(held for held in self._inbox if held.tag not in tags)
 
     def release(self, tag: str) -> None:

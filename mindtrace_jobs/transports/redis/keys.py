@@ -17,6 +17,8 @@ LEASES: Final = "mindtrace.leases"
 STARTED: Final = "mindtrace.started"
 #: Sorted set: ``channel:queue`` -> the time a consumer is taken for gone.
 CONSUMERS: Final = "mindtrace.consumers"
+#: Prefix of strings: queue -> milliseconds after which it vanishes unless it is used. Kept while something of it is held.
+EXPIRES: Final = "mindtrace.expires:"
 _RESERVED: Final = frozenset({QUEUES, EXCHANGES, LEASES, STARTED, CONSUMERS})
 #: Prefix of what Kombu keeps about exchanges.
 _KOMBU: Final = "_kombu."
@@ -53,7 +55,7 @@ class Keys:
     def reserved(self, queue: str) -> bool:
         """Tell whether a queue of that name would be a key that is something else."""
         own = (self.unacked, self.unacked_index, self.unacked_mutex)
-        return queue in _RESERVED or queue in own or queue.startswith(_KOMBU)
+        return queue in _RESERVED or queue in own or queue.startswith((_KOMBU, EXPIRES))
 
     def lists(self, queue: str) -> list[str]:
         """The lists of a queue, one per priority step, ascending."""
@@ -84,6 +86,7 @@ class Keys:
             "LEASES": self.named(LEASES),
             "STARTED": self.named(STARTED),
             "CONSUMERS": self.named(CONSUMERS),
+            "EXPIRES": self.named(EXPIRES),
             "BINDINGS": BINDINGS,
             "BINDINGS_PERMANENT": BINDINGS_PERMANENT,
         }

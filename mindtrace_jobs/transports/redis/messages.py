@@ -97,6 +97,11 @@ def requeued(payload: Payload, *, delivered: bool, lost: bool) -> str:
     return dump({**payload, "headers": headers, "properties": properties})
 
 
+def deliveries(payload: Payload) -> int:
+    """How often the message was delivered and requeued."""
+    return count(payload.get("headers") or {}, DELIVERY_COUNT)
+
+
 def priority(payload: Payload) -> int:
     """The message's priority, 0 to 9; 0 if it has none."""
     try:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from kombu.transport.virtual.base import RESTORING_FMT
+from kombu.transport.virtual.base import logger as kombu_logger
 from redis.exceptions import OutOfMemoryError
 
 from mindtrace_jobs.transports.redis.deliveries import Deliveries
@@ -48,11 +50,11 @@ class LeasedQoS(kombu_redis.QoS):
             super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Remove a delivery from the server, or requeue it in front."""
+        """Remove a delivery from the server, or requeue it behind those that wait, as Kombu's own transport."""
         if not self.channel.store.claimed(delivery_tag):
             super().reject(delivery_tag, requeue)
         elif requeue:
-            self.channel.deliveries.requeue(delivery_tag)
+            self.channel.deliveries.requeue(delivery_tag, front=False)
         else:
             self.ack(delivery_tag)
 
@@ -96,12 +98,15 @@ class LeasedQoS(kombu_redis.QoS):
         self._delivered.clear()
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """Put everything held back, at most once in a channel's life."""
+        """Put everything held back, at most once in a channel's life; what a consumer had is said as Kombu says it."""
         self._on_collect.cancel()
         self._flush()
         state = self._delivered
         if not getattr(state, "restored", False) and self.restore_at_shutdown and self.channel.do_restore:
             try:
+                if state:
+                    said = RESTORING_FMT.format(len(state))
+                    kombu_logger.info(said) if stderr is None else print(said, file=stderr)
                 self.restore_unacked()
             finally:
                 state.restored = True  # type: ignore[attr-defined]

@@ -7,11 +7,13 @@ import logging
 import re
 import time
 from bisect import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
+from mindtrace_jobs._serializer_entry import CONTENT_TYPE
 from mindtrace_jobs.transports.contract import Payload, Record
 from mindtrace_jobs.transports.redis import messages
 from mindtrace_jobs.transports.redis.keys import (
@@ -35,6 +37,8 @@ _CHUNK = 500
 PORTION, PORTION_SIZE = 100, 1 << 20
 
 
+#: Arguments of the script ``requeue`` for each delivery.
+_REQUEUE_ARGS = 5
 #: Seconds between two reports of a queue that cannot be used.
 _REPORT_EVERY = 60.0
 #: A delivery tag, and the record of its job if that is kept on this server.
@@ -82,10 +86,12 @@ class Store:
         wire: The connection for commands.
         keys: The names of the keys.
         lease: Seconds a delivery stays with a holder that does not renew it.
+        expires: Milliseconds after which a queue vanishes unless it is used, for those that do.
     """
 
-    def __init__(self, wire: Wire, keys: Keys, lease: float) -> None:
+    def __init__(self, wire: Wire, keys: Keys, lease: float, expires: Mapping[str, int]) -> None:
         self.wire = wire
+        self._expires = expires
         self.keys = keys
         self.lease = lease
         self.scripts: dict[str, Script] = scripts(keys)
@@ -109,26 +115,27 @@ class Store:
 
     # --- publishing
 
-    def publish_args(
-        self, queue: str, payload: Payload, *, declare: bool, expires: int | None
-    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def publish_args(self, queue: str, payload: Payload, *, declare: bool) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Make the arguments of the script ``publish``: those of the call and those of this message.
 
         Takes ``delay`` out of the message's properties.
         """
         delay = _delay(payload)
-        return (queue, "1" if declare else "", expires or 0), (self._step(payload), delay, messages.dump(payload))
+        return (queue, "1" if declare else "", self._expires.get(queue, 0)), (
+            self._step(payload),
+            delay,
+            messages.dump(payload),
+        )
 
-    def publish(self, queue: str, payload: Payload, *, declare: bool = False, expires: int | None = None) -> None:
+    def publish(self, queue: str, payload: Payload, *, declare: bool = False) -> None:
         """Add a message to a queue.
 
         Args:
             queue: The queue.
             payload: The message; a property ``delay`` is the seconds for which it is held back.
             declare: Record the queue as a fifo queue if it is unknown and empty.
-            expires: Milliseconds after which the queue vanishes unless it is used.
         """
-        call, message = self.publish_args(queue, payload, declare=declare, expires=expires)
+        call, message = self.publish_args(queue, payload, declare=declare)
         self.wire.script(self.scripts["publish"], args=(*call, *message))
 
     def route_args(self, exchange: str, kind: str, routing_key: str, payload: Payload) -> tuple[Any, ...]:
@@ -162,7 +169,7 @@ class Store:
         args: list[Any] = [wanted, share, self.identity, self._number, self.lease]
         for queue, no_ack in queues:
             keys += [self.keys.delayed(queue), *self.keys.lists(queue)]
-            args += [queue, json.dumps(queue), "1" if no_ack else ""]
+            args += [queue, json.dumps(queue), "gone" if no_ack else self._expires.get(queue, "")]
         first = self._number
         sure_until = clock() + self.lease
         # Whatever becomes of the reply, these numbers may be in use.
@@ -222,12 +229,13 @@ class Store:
 
         self.wire.post(self.scripts["acknowledge"], _acknowledge_args(finished, starting), then)
 
-    def requeue(self, deliveries: Sequence[Held], *, vanished: bool) -> set[str]:
-        """Put deliveries back at the front of their queues, in their order; returns those that were lost before.
+    def requeue(self, deliveries: Sequence[Held], *, vanished: bool = False, front: bool = True) -> set[str]:
+        """Put deliveries back into their queues, in their order; returns those that were lost before.
 
         Args:
             deliveries: In the order in which they were received.
             vanished: Their holder goes away without a word about them; else it requeues them by itself.
+            front: They are the next ones of their priority; else they are behind all that wait.
         """
         kinds = self.kinds({held.queue for held in deliveries})
         lost: set[str] = set()
@@ -238,13 +246,13 @@ class Store:
 
         args: list[str] = []
         size = 0
-        for held in reversed(deliveries):
+        for held in reversed(deliveries) if front else deliveries:
             # A consumer takes ahead; what it requeues untouched was not really delivered.
             delivered = held.started or not held.consumed
             text = messages.requeued(held.payload, delivered=delivered, lost=held.started and vanished)
-            args += [held.tag, self._front(held.queue, kinds[held.queue], held.payload), text]
+            args += self._requeue_args(held.tag, held.queue, kinds[held.queue], held.payload, text, front=front)
             size += len(text)
-            if size >= PORTION_SIZE or len(args) >= 3 * PORTION:
+            if size >= PORTION_SIZE or len(args) >= _REQUEUE_ARGS * PORTION:
                 send(args)
                 args, size = [], 0
         if args:
@@ -267,13 +275,18 @@ class Store:
         return self.wire.call("ZSCORE", self.keys.named(LEASES), tag) is not None
 
     def restore_expired(self, wire: Wire) -> int:
-        """Requeue what holders held whose lease expired; returns how many messages."""
+        """Requeue what holders held whose lease expired; returns how many messages.
+
+        They are the next ones. But a message that is no job, whose losses nobody counts, goes behind all that wait when it
+        was requeued before: one that ends every process that receives it would keep the others from being received.
+        """
         count = 0
         while True:
             found = wire.script(self.scripts["expired"], args=[PORTION, PORTION_SIZE])
             if not found:
                 return count
-            args: list[Any] = ["1"]
+            front: list[Any] = []
+            back: list[list[Any]] = []
             for offset in range(0, len(found), 4):
                 tag, record, started, kind = found[offset : offset + 4]
                 name = tag.decode()
@@ -282,9 +295,17 @@ class Store:
                 raw = record[1 : -len(f', "", {json.dumps(queue)}]')]
                 payload = messages.load(raw, name, queue)
                 text = messages.requeued(payload, delivered=True, lost=bool(started))
-                args += [name, self._front(queue, kind.decode(), payload), text]
+                counted = started or payload.get("content-type") == CONTENT_TYPE
+                is_next = bool(counted or not messages.deliveries(payload))
+                found_args = self._requeue_args(name, queue, kind.decode(), payload, text, front=is_next)
+                if is_next:
+                    front += found_args
+                else:
+                    back.append(found_args)
+            # They come latest first.
+            args = ["1", *front, *chain.from_iterable(reversed(back))]
             gone, stay = (set(map(bytes.decode, tags)) for tags in wire.script(self.scripts["requeue"], args=args))
-            for name in args[1::3]:
+            for name in args[1::_REQUEUE_ARGS]:
                 queue = name.split(":", 2)[2]
                 if name in stay:
                     self._left_out(queue)
@@ -403,11 +424,10 @@ class Store:
     def _step(self, payload: Payload) -> int:
         return bisect(self.keys.steps, messages.priority(payload))
 
-    def _front(self, queue: str, kind: str, payload: Payload) -> str:
-        """The list a message goes back to."""
-        if kind in ("fifo", "stack"):
-            return self.keys.list(queue, self.keys.steps[0])
-        return self.keys.list(queue, self.keys.steps[self._step(payload) - 1])
+    def _requeue_args(self, tag: str, queue: str, kind: str, payload: Payload, text: str, *, front: bool) -> list[Any]:
+        """The arguments of the script ``requeue`` for one delivery."""
+        step = 0 if kind in ("fifo", "stack") else self._step(payload) - 1
+        return [tag, queue, self.keys.list(queue, self.keys.steps[step]), text, "RPUSH" if front else "LPUSH"]
 
 
 def _acknowledge_args(finished: Sequence[Step], starting: Step | None) -> list[Any]:

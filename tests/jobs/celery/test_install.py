@@ -426,8 +426,18 @@ def test_connections_tell_of_themselves_what_those_of_stock_celery_tell(url: Any
 def test_an_app_without_typed_jobs_in_the_same_process_keeps_its_own_connections(url: str) -> None:
     stock, app = new_app(url), new_app(url)
     install(app)
-    pools = [one.connection_for_write().Pool(1) for one in (stock, app)]
-    kinds = [pool.connection.transport.__class__.__module__.partition(".")[0] for pool in pools]
-    assert kinds == ["kombu", "mindtrace_jobs"]
+    seen = []
+    for one in (stock, app):
+        with one.pool.acquire() as connection, one.producer_pool.acquire() as producer:
+            assert (
+                connection.transport_cls
+                == producer.connection.transport_cls
+                == one.connection_for_write().transport_cls
+            )
+            seen.append(
+                {type(each.transport).__module__.partition(".")[0] for each in (connection, producer.connection)}
+            )
+    assert seen == [{"kombu"}, {"mindtrace_jobs"}]
     assert stock.pool is not app.pool
-    assert stock.pool.connection.transport_cls == app.pool.connection.transport_cls
+    close_app(stock)
+    close_app(app)

@@ -109,3 +109,11 @@ def drain_all(connection: Any) -> None:
 def wait_for(channel: Any, expected: tuple[int, int, int], queue: str = "q") -> None:
     """Wait until ``counts`` are these."""
     wait_until(lambda: counts(channel, queue) == expected, f"{queue} holds {expected}")
+
+
+def requeue(message: Any, *, front: bool) -> None:
+    """Requeue a held message: as the next one, as our clients do, or as the last one, as Kombu does."""
+    if front:
+        message.channel.requeue(message.delivery_tag)
+    else:
+        message.requeue()

@@ -148,14 +148,17 @@ class QueueMachine(RuleBasedStateMachine):
         it.channel.queue_stats("q")  # brings an acknowledgement that was not waited for
 
     @precondition(lambda self: any(holder.held for holder in self.holders))
-    @rule(data=st.data(), requeue=st.booleans())
-    def reject(self, data: Any, requeue: bool) -> None:
+    @rule(data=st.data(), how=st.sampled_from(["drop", "last", "next"]))
+    def reject(self, data: Any, how: str) -> None:
         it, held = self.pick(data)
         it.held.remove(held)
-        held.message.reject(requeue=requeue)
+        if how == "next":
+            it.channel.requeue(held.message.delivery_tag)
+        else:
+            held.message.reject(requeue=how == "last")
         it.channel.queue_stats("q")
-        if requeue:
-            self.put_back(held, vanished=False)
+        if how != "drop":
+            self.put_back(held, vanished=False, last=how == "last")
 
     @rule(holder=holders)
     def close(self, holder: int) -> None:
@@ -185,12 +188,12 @@ class QueueMachine(RuleBasedStateMachine):
         """A message that is held, and who holds it."""
         return data.draw(st.sampled_from([(holder, held) for holder in self.holders for held in holder.held]))  # type: ignore[no-any-return]
 
-    def put_back(self, held: Held, vanished: bool) -> None:
+    def put_back(self, held: Held, vanished: bool, last: bool = False) -> None:
         item = held.item
         item.redelivered = True
         item.deliveries += held.started or not held.prefetched
         item.losses += held.started and vanished
-        self.ready.insert(self.place(item, behind_equals=False), item)
+        self.ready.insert(self.place(item, behind_equals=last), item)
 
     def place(self, item: Item, behind_equals: bool) -> int:
         """Where in ``ready`` it belongs."""

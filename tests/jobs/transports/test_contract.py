@@ -28,6 +28,7 @@ from tests.jobs.transports.kit import (
     get,
     peeked,
     publish,
+    requeue,
     wait_for,
 )
 
@@ -695,16 +696,15 @@ def test_only_a_started_message_whose_channel_is_closed_counts_a_loss(channel: A
     assert get(connect().default_channel).headers["x-attempts"] == 2
 
 
-@pytest.mark.parametrize("requeue", [True, False])
-def test_started_message_that_is_rejected_counts_no_loss(channel: Any, requeue: bool) -> None:
+@pytest.mark.parametrize("again", [True, False])
+def test_started_message_that_is_rejected_counts_no_loss(channel: Any, again: bool) -> None:
     for body in "ab":
         publish(channel, body)
     message = get(channel)
     channel.start(message.delivery_tag)
-    message.reject(requeue=requeue)
-    again = get(channel)
-    assert again.payload == ("a" if requeue else "b")
-    assert "x-attempts" not in again.headers
+    message.reject(requeue=again)
+    assert get(channel).payload == "b"
+    assert not again or "x-attempts" not in get(channel).headers
 
 
 def test_settling_what_is_not_held_is_ignored(channel: Any) -> None:
@@ -766,34 +766,60 @@ def test_rejected_message_is_dropped(channel: Any) -> None:
     assert counts(channel) == EMPTY
 
 
+@pytest.mark.parametrize("front", [True, False])
 @pytest.mark.parametrize("queue_type", QUEUE_TYPES)
-def test_requeued_message_is_the_next_and_says_so(channel: Any, connect: Connect, queue_type: str) -> None:
+def test_requeued_message_is_the_next_or_the_last_and_says_so(
+    channel: Any, connect: Connect, queue_type: str, front: bool
+) -> None:
     declare(channel, queue_type)
     for number in range(3):
         publish(channel, number)
     order = peeked(channel)
-    first = get(channel)
     for deliveries in (1, 2):
-        first.requeue()
+        first = get(channel)
+        requeue(first, front=front)
+        order = order if front else [*order[1:], order[0]]
+        assert peeked(channel) == order
+        if not front:
+            continue
         again = get(connect().default_channel)
         assert again.payload == order[0]
         assert again.headers["redelivered"] is True
         assert again.properties["delivery_info"]["redelivered"] is True
-        assert again.headers["x-delivery-count"] == deliveries
+        assert again.headers["x-delivery-count"] == 2 * deliveries - 1
         assert again.delivery_tag != first.delivery_tag
-        first = again
-    first.requeue()
+        requeue(again, front=True)
     assert bodies(channel) == order
 
 
-def test_requeued_message_is_the_next_of_its_priority(channel: Any) -> None:
+@pytest.mark.parametrize("queue_type", QUEUE_TYPES)
+def test_several_requeued_messages_keep_their_order(channel: Any, queue_type: str) -> None:
+    declare(channel, queue_type)
+    for number in range(5):
+        publish(channel, number)
+    order = peeked(channel)
+    held = [get(channel) for _ in range(3)]
+    for message in held:
+        requeue(message, front=False)
+    assert peeked(channel) == order[3:] + order[:3]
+    held = [get(channel) for _ in range(3)]
+    for message in reversed(held):
+        requeue(message, front=True)
+    assert bodies(channel) == order[3:] + order[:3]
+
+
+def test_requeued_message_is_the_next_or_the_last_of_its_priority(channel: Any) -> None:
     declare(channel, "priority")
     publish(channel, "low", priority=0)
     publish(channel, "lower", priority=0)
     low = get(channel)
     publish(channel, "high", priority=9)
-    low.requeue()
-    assert bodies(channel) == ["high", "low", "lower"]
+    requeue(low, front=True)
+    assert peeked(channel) == ["high", "low", "lower"]
+    requeue(get(channel), front=False)
+    get(channel).ack()
+    requeue(get(channel), front=False)
+    assert bodies(channel) == ["lower", "low"]
 
 
 @pytest.mark.parametrize("how", ["requeue", "close"])
@@ -808,8 +834,8 @@ def test_only_a_prefetched_message_that_was_not_started_keeps_its_count(
     mine.start(started.delivery_tag)
     if how == "requeue":
         mine.basic_qos(0, 1, False)
-        started.requeue()
-        prefetched.requeue()
+        requeue(started, front=True)
+        requeue(prefetched, front=True)
     source.release()
     again = [get(channel), get(channel)]
     assert [message.payload for message in again] == ["prefetched", "started"]

@@ -2,7 +2,8 @@
 -- KEYS: for each queue its delayed set and its lists; exactly these, since a client with tracking on is told about all
 -- keys of a script that read anything.
 -- ARGV: n; the most from one queue in the first round; prefix and first number of the delivery tags; seconds of lease;
--- then for each queue: its name, its name in JSON, '1' if its deliveries need no acknowledgement.
+-- then for each queue: its name, its name in JSON, 'gone' if its deliveries need no acknowledgement, else the milliseconds
+-- after which it expires or ''.
 -- Returns {queue number, message, ...}, the seconds until the next delayed message is due, or false, and the numbers of the
 -- queues that were left out, since a key of theirs is of another type.
 -- What was taken must be recorded, so nothing may raise in between: other keys of another type show before, and those of a
@@ -21,7 +22,7 @@ redis.call('HDEL', UNACKED, '')
 redis.call('ZREM', UNACKED_INDEX, '')
 redis.call('ZREM', LEASES, '')
 local moment = now()
-local taken, held, index, leases = {}, {}, {}, {}
+local taken, held, index, leases, expiring = {}, {}, {}, {}, {}
 local refused, refusal = {}, nil
 
 -- Leave a queue out if that was because of the type of a key; any other error ends the script.
@@ -44,7 +45,7 @@ local function take(q, most)
     for _, message in ipairs(messages or {}) do
       taken[#taken + 1] = q
       taken[#taken + 1] = message
-      if ARGV[5 + 3 * q] ~= '1' then
+      if ARGV[5 + 3 * q] ~= 'gone' then
         local tag = prefix .. ':' .. string.format('%012d', number) .. ':' .. names[q]
         held[#held + 1] = tag
         held[#held + 1] = '[' .. message .. ', "", ' .. ARGV[4 + 3 * q] .. ']'
@@ -52,6 +53,7 @@ local function take(q, most)
         index[#index + 1] = tag
         leases[#leases + 1] = moment + lease
         leases[#leases + 1] = tag
+        if ARGV[5 + 3 * q] ~= '' then expiring[q] = true end
       end
       number = number + 1
       most = most - 1
@@ -72,6 +74,10 @@ if #held > 0 then
   redis.call('HSET', UNACKED, unpack(held))
   redis.call('ZADD', UNACKED_INDEX, unpack(index))
   redis.call('ZADD', LEASES, unpack(leases))
+  -- A list that is emptied forgets when it expires; whoever requeues has to know. A week is longer than anything is held.
+  for q in pairs(expiring) do
+    redis.pcall('SET', EXPIRES .. names[q], ARGV[5 + 3 * q], 'PX', ARGV[5 + 3 * q] + 604800000)
+  end
 end
 
 local left_out = {}

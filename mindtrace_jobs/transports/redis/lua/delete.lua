@@ -3,6 +3,7 @@
 local queue = ARGV[1]
 local count = purge(queue)
 redis.call('HDEL', QUEUES, queue)
+redis.call('DEL', EXPIRES .. queue)
 
 local tags = {}
 for _, tag in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
