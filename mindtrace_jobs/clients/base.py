@@ -149,7 +149,7 @@ class Client(ABC):
         self._known_types.pop(queue, None)
 
     def purge(self, queue: str) -> int:
-        """Remove the jobs that wait in a queue; returns how many.
+        """Remove the jobs that wait in a queue, those that are not due yet included; returns how many.
 
         Raises:
             QueueNotFoundError: there is no such queue.
@@ -158,7 +158,7 @@ class Client(ABC):
 
         def work(session: Session) -> int:
             self.require(session, queue)
-            return int(session.channel.queue_purge(queue) or 0)
+            return self._purge(session, queue)
 
         return self.run(work)
 
@@ -438,6 +438,9 @@ class Client(ABC):
 
     @abstractmethod
     def _delete(self, session: Session, queue: str) -> None: ...
+
+    def _purge(self, session: Session, queue: str) -> int:
+        return int(session.channel.queue_purge(queue) or 0)
 
     @abstractmethod
     def _info(self, session: Session, queue: str) -> QueueInfo: ...

@@ -10,6 +10,7 @@ from amqp.exceptions import NotFound, PreconditionFailed
 
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT, Client
 from mindtrace_jobs.clients.confirms import Confirms
+from mindtrace_jobs.clients.delay_queues import DelayQueues
 from mindtrace_jobs.clients.delivery import AmqpDelivery, message_of
 from mindtrace_jobs.clients.kombu_api import Exchange, Queue
 from mindtrace_jobs.clients.session import Session
@@ -26,14 +27,9 @@ from mindtrace_jobs.jobs import MAX_PRIORITY, BackendType
 from mindtrace_jobs.wire.message import Message
 from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
-#: Milliseconds for which an unused delay queue outlives its last message.
-_DELAY_QUEUE_REST = 60_000
 #: Messages sent before their confirms are waited for. A broker that has more than it can store stops reading for a while,
 #: and py-amqp gives up a connection on which nothing moves for a second.
 _UNCONFIRMED = 500
-#: Longest delay in milliseconds that a queue is asked to keep, 30 days: RabbitMQ counts them in 32 bits. Who receives a job
-#: before its ETA postpones it for what is left.
-_LONGEST_DELAY = 30 * 86_400_000
 
 
 class RabbitMQClient(Client):
@@ -95,6 +91,7 @@ class RabbitMQClient(Client):
         self.confirm_timeout = confirm_timeout
         self._definition = definition
         self._marks = QueueMarks(self)
+        self._delays = DelayQueues()
         connection = connection_to(
             _over_py_amqp(url),
             ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
@@ -179,7 +176,13 @@ class RabbitMQClient(Client):
 
     def _delete(self, session: Session, queue: str) -> None:
         self.require(session, queue)
+        self._delays.delete(session.connection, queue)
         session.channel.queue_delete(queue)
+
+    def _purge(self, session: Session, queue: str) -> int:
+        # First what would come into the queue.
+        delayed = self._delays.delete(session.connection, queue)
+        return delayed + super()._purge(session, queue)
 
     def _info(self, session: Session, queue: str) -> QueueInfo:
         ready, consumers = self._passive(session, queue)
@@ -239,26 +242,9 @@ class RabbitMQClient(Client):
         return confirms.wait()
 
     def _delay_queue(self, session: Session, queue: str, delay: float) -> str:
-        """A queue whose messages move to ``queue`` when they are ``delay`` seconds old.
-
-        Times are rounded up to three digits, so at most 1 % late and never early: a queue for every millisecond would be
-        too many, and a time for every message would hold up those behind it.
-        """
+        """A queue whose messages move to ``queue`` when they are ``delay`` seconds old."""
         self.require_or_declare(session, queue)
-        milliseconds = min(_three_digits(delay * 1000), _LONGEST_DELAY)
-        name = f"{queue}.delay.{milliseconds}"
-        session.channel.queue_declare(
-            name,
-            durable=True,
-            auto_delete=False,
-            arguments={
-                "x-message-ttl": milliseconds,
-                "x-dead-letter-exchange": "",
-                "x-dead-letter-routing-key": queue,
-                "x-expires": milliseconds + _DELAY_QUEUE_REST,
-            },
-        )
-        return name
+        return self._delays.declare(session.channel, queue, delay)
 
     def require_or_declare(self, session: Session, queue: str) -> None:
         """Make the queue unless it is there, whatever its type."""
@@ -279,10 +265,3 @@ def _over_py_amqp(url: str) -> str:
 
 def _key(message: Message) -> str:
     return str(message.properties.get("correlation_id", ""))
-
-
-def _three_digits(milliseconds: float) -> int:
-    """The next number of milliseconds with at most three digits that count."""
-    whole = max(1, -int(-milliseconds // 1))
-    unit: int = 10 ** max(0, len(str(whole)) - 3)
-    return -(-whole // unit) * unit

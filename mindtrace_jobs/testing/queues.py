@@ -257,6 +257,24 @@ class QueueConformance(Conformance):
         assert orchestrator.clean_queue(queue) == 3
         assert orchestrator.receive_message(queue) is None
 
+    @pytest.mark.parametrize("verb", ["clean", "delete"])
+    def test_jobs_that_are_not_due_go_with_the_others(
+        self, orchestrator: Orchestrator, other_orchestrator: Orchestrator, queue: str, verb: str
+    ) -> None:
+        orchestrator.publish_message(queue, image_job("now"))
+        for delay in (0.01, 0.9, 75.0, 86_400.0):
+            orchestrator.publish_message(queue, image_job("old"), delay=delay)
+        wait_for_ready(orchestrator, queue, 2)
+        if verb == "clean":
+            assert other_orchestrator.clean_queue(queue) == 5
+        else:
+            other_orchestrator.delete_queue(queue)
+        orchestrator.publish_message(queue, image_job("new"), delay=1.0)
+        # By then the one of 0.9 s would be there.
+        received = orchestrator.receive_message(queue, timeout=PATIENCE)
+        assert received is not None
+        assert urls([received, *receive_all(orchestrator, queue)]) == ["new"]
+
     def test_a_deleted_queue_is_unknown_and_empty_when_declared_again(
         self, orchestrator: Orchestrator, other_orchestrator: Orchestrator, queue: str
     ) -> None:
