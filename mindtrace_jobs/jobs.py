@@ -25,13 +25,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     JsonValue,
     ModelWrapValidatorHandler,
     SerializeAsAny,
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 from pydantic_core import ValidationError as CoreValidationError
 from typing_extensions import TypeVar
 
@@ -86,12 +87,13 @@ class BackendType(StrEnum):
 class _Model(BaseModel):
     """Assignments are validated; unknown fields are refused when constructed, kept when received.
 
-    Pydantic's own ``extra`` cannot tell the two apart, so it stands on "allow" and the check is here. A subclass that
-    sets ``extra`` itself ("forbid", "ignore") has it obeyed on both sides.
+    Pydantic's own ``extra`` cannot tell the two apart. So the schema of a class that does not set it keeps unknown fields,
+    and the check is here; one that sets it ("allow", "forbid", "ignore") has it obeyed on both sides. It is not in the
+    configuration, which would also hold for the dataclasses and typed dicts in a class. Computed fields are not unknown:
+    what ``model_dump`` writes of them is left out when it is validated again.
     """
 
     model_config = ConfigDict(
-        extra="allow",
         validate_assignment=True,
         validate_default=True,
         ser_json_bytes="base64",
@@ -99,6 +101,18 @@ class _Model(BaseModel):
         ser_json_inf_nan="constants",
         hide_input_in_errors=True,  # what is logged and shown to monitors says what is wrong, not with which data
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        if cls.model_config.get("extra") is None:
+            # Validators of the whole model may stand around and in it.
+            node: Any = handler.resolve_ref_schema(schema)
+            while node is not None:
+                if node["type"] in ("model", "model-fields"):
+                    node["extra_behavior"] = "allow"
+                node = node.get("schema")
+        return schema
 
     @model_validator(mode="wrap")
     @classmethod
@@ -108,7 +122,9 @@ class _Model(BaseModel):
             return handler(value)
         cls._check_raw(value)
         built = handler(value)
-        if built.__pydantic_extra__ and info.context != RECEIVING:
+        if built.__pydantic_extra__ and cls.model_computed_fields:
+            built._leave_out_computed()
+        if built.__pydantic_extra__ and info.context != RECEIVING and cls.model_config.get("extra") is None:
             raise CoreValidationError.from_exception_data(
                 cls.__name__,
                 [
@@ -118,6 +134,13 @@ class _Model(BaseModel):
             )
         return built
 
+    def _leave_out_computed(self) -> None:
+        extra = self.__pydantic_extra__ or {}
+        for name, field in type(self).model_computed_fields.items():
+            for key in (name, field.alias):
+                if key is not None and extra.pop(key, self) is not self:
+                    self.__pydantic_fields_set__.discard(key)
+
     @classmethod
     def _check_raw(cls, value: Any) -> None:
         """Refuse raw input that no field's own error would explain."""
@@ -126,10 +149,9 @@ class _Model(BaseModel):
 
         def __setattr__(self, name: str, value: Any) -> None:
             cls = type(self)
-            if not (name in cls.model_fields or name.startswith("_") or name in (self.__pydantic_extra__ or {})):
-                descriptor = getattr(cls, name, None)
-                if not hasattr(descriptor, "__set__"):
-                    raise ValueError(f"{cls.__name__!r} has no field {name!r}")
+            known = name in cls.model_fields or name.startswith("_") or name in (self.__pydantic_extra__ or {})
+            if not known and cls.model_config.get("extra") is None and not hasattr(getattr(cls, name, None), "__set__"):
+                raise ValueError(f"{cls.__name__!r} has no field {name!r}")
             super().__setattr__(name, value)
 
 

@@ -83,9 +83,15 @@ def model(tag: str) -> type[Any]:
     try:
         return _models[tag]
     except KeyError:
+        if tag.startswith("__main__:"):
+            raise UnknownTypeError(
+                f"no model is registered under the tag {tag!r:.200} in this process. It was published by a script in which it "
+                "is defined, and which runs as __main__: define it in a module that both sides import, pin the same tag on "
+                "both sides, or read it with schema= a schema that declares the class."
+            ) from None
         raise UnknownTypeError(
-            f"no model is registered under the tag {tag!r} in this process. Import the module that defines it before "
-            "receiving, or pin the same tag on both sides."
+            f"no model is registered under the tag {tag!r:.200} in this process. Import the module that defines it before "
+            "receiving, pin the same tag on both sides, or read it with schema= a schema that declares the class."
         ) from None
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from mindtrace_jobs.errors import DecodeError, InvalidInputError, InvalidPayloadError
-from mindtrace_jobs.jobs import Job, JobOutput, JobSchema
+from mindtrace_jobs.jobs import Job, JobInput, JobOutput, JobSchema
 from mindtrace_jobs.serializer import decode_job
 from mindtrace_jobs.wire.message import task_input
 
@@ -46,9 +47,42 @@ def _job(args: list[Any], kwargs: dict[str, Any], schema: type[JobSchema[Any, An
     if isinstance(first, schema.input_type()):
         return Job(payload=schema(name=name, input=first), id=job_id)
     if isinstance(first, BaseModel):
-        args, kwargs = [first.model_dump()], {}
+        args, kwargs = [_fitting(first, schema.input_type())], {}
     fields: Any = task_input(args, kwargs, schema)
     return decode_job({"id": job_id, "payload": {"name": name, "input": fields}}, schema)
+
+
+def _fitting(output: BaseModel, given: type[JobInput]) -> dict[str, Any]:
+    """The fields of an output as an input gets them; without those that the input forbids."""
+    fields = fields_of(output)
+    if given.model_config.get("extra") != "forbid":
+        return fields
+    known = {key for name, field in given.model_fields.items() for key in (name, field.alias)}
+    return {name: value for name, value in fields.items() if name in known}
+
+
+def fields_of(model: BaseModel) -> dict[str, Any]:
+    """A model's fields with their values as they are, models inside as dicts.
+
+    Not ``model_dump``: that has computed fields, leaves out those with ``exclude``, and calls custom serializers.
+    """
+    names = type(model).model_fields
+    fields = {name: value for name, value in model.__dict__.items() if name in names}
+    return {name: _plain(value) for name, value in (fields | (model.__pydantic_extra__ or {})).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, RootModel):
+        return _plain(value.root)
+    if isinstance(value, BaseModel):
+        return fields_of(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    if type(value) is dict:
+        return {key: _plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    return value
 
 
 def _checked(job: Job[Any], schema: type[JobSchema[Any, Any]]) -> Job[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pydantic_core
 from celery import Task
 
-from mindtrace_jobs.celery.arguments import holds_output, job_from
+from mindtrace_jobs.celery.arguments import fields_of, holds_output, job_from
 from mindtrace_jobs.celery.policy import OPTIONS
 from mindtrace_jobs.celery.records import ENTERED
 from mindtrace_jobs.errors import ConfigurationError, InvalidInputError
@@ -125,5 +125,4 @@ def _apply_async(own: Callable[..., Any], _of_job_task: Callable[..., Any]) -> A
 
 def plain_data(job: Job[Any]) -> list[Any]:
     """The arguments of a job as a class sees them that tells tasks apart by what they are called with: JSON values."""
-    fields = job.payload.input.model_dump()
-    return [pydantic_core.to_jsonable_python(fields, fallback=repr, inf_nan_mode="constants")]
+    return [pydantic_core.to_jsonable_python(fields_of(job.payload.input), fallback=repr, inf_nan_mode="constants")]

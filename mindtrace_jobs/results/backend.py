@@ -15,7 +15,8 @@ from typing import Any
 from celery.backends.base import BaseKeyValueStoreBackend
 
 from mindtrace_jobs.errors import DecodeError
-from mindtrace_jobs.serializer import parse
+from mindtrace_jobs.serializer import guarded, parse
+from mindtrace_jobs.serializer.decoding import decode_output
 
 #: Attribute of a request: the state of its job that is to be written, a JobState or None.
 JOB_STATE = "job_state"
@@ -99,7 +100,11 @@ def read(backend: Any, job_id: str) -> tuple[dict[str, Any], str | None]:
     except Exception as error:
         if not _is_decode_error(error):
             raise
-        return {**_plain(backend, job_id), "result": None}, str(error)
+        meta = _plain(backend, job_id)
+        try:
+            return {**meta, "result": guarded(decode_output, meta.get("result"), meta.get("name"))}, None
+        except DecodeError:
+            return {**meta, "result": None}, str(error)
     if not isinstance(backend, BaseKeyValueStoreBackend):
         beside = backend.get_task_meta(f"{job_id}{_BESIDE}", cache=False).get("result")
         meta = {**(beside if isinstance(beside, dict) else {}), **meta}

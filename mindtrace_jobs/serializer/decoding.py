@@ -20,12 +20,13 @@ from mindtrace_jobs.jobs import RECEIVING, Job, JobInput, JobOutput, JobSchema, 
 from mindtrace_jobs.serializer.offences import invalid, is_small
 from mindtrace_jobs.serializer.receiving import Validator, job_validator, validator
 from mindtrace_jobs.serializer.text import to_json
+from mindtrace_jobs.serializer.unset import restore
 from mindtrace_jobs.serializer.values import TYPE, VALUE, decode_tagged, is_tagged
 
 PLAIN, TAGGED, SCHEMA, JOB = "model", "tagged-model", "schema", "job"
 _MODEL_KINDS = (PLAIN, TAGGED)
 _SCHEMA_FIELDS = frozenset(JobSchema.model_fields)
-_PARTS = (2, 3)
+_PARTS = (2, 3, 4)
 
 
 def decode(node: Any) -> Any:
@@ -51,7 +52,9 @@ def decode(node: Any) -> Any:
         # Inside a tagged model the field's declared type takes the fields; elsewhere somebody must know the tag.
         if tag is None and kind == TAGGED:
             return own_fields(node)
-        return build(registry.model(tag or "(none)"), own_fields(node))
+        built = build(registry.model(tag or "(none)"), own_fields(node))
+        restore_unset(built, _parts(node))
+        return built
     return decode_tagged(node, decode)
 
 
@@ -65,6 +68,7 @@ def decode_job(fields: Any, schema: type[JobSchema[Any, Any]] | None = None) -> 
     cls, values, own = _schema_values(payload, schema, "payload.")
     values = {**fields, "payload": values}
     job: Job[Any] = _validate(job_validator(cls, schema is not None), "job", values, own)
+    _restore_slots(job.payload, payload)
     return job
 
 
@@ -72,7 +76,39 @@ def decode_schema(fields: Any, schema: type[JobSchema[Any, Any]] | None = None) 
     """A schema from its JSON fields: the given class, else the one registered under the name, else bare."""
     cls, values, own = _schema_values(fields, schema, "")
     built: JobSchema[Any, Any] = _validate(validator(cls), cls.__qualname__, values, own)
+    _restore_slots(built, fields)
     return built
+
+
+def _restore_slots(schema: JobSchema[Any, Any], fields: Any) -> None:
+    for slot in ("input", "output"):
+        node = fields.get(slot)
+        if type(node) is dict and is_tagged(node) and node[TYPE] in _MODEL_KINDS:
+            restore_unset(getattr(schema, slot), _parts(node))
+
+
+def restore_unset(built: Any, parts: list[Any]) -> None:
+    """Let a model that was read from these parts tell what was not set in it."""
+    if len(parts) == max(_PARTS):
+        restore(built, parts[-1])
+
+
+def decode_output(node: Any, name: Any) -> Any:
+    """An output as the schema registered under this name declares it, whatever its own tag.
+
+    Raises:
+        DecodeError: there is none, or it does not fit.
+    """
+    schema: type[JobSchema[Any, Any]] | None = registry.find_schema(name if isinstance(name, str) else "")
+    if schema is None:
+        raise UnknownTypeError("no schema is registered under the name of this job")
+    declared = slot_types(schema)[1]
+    found, own = _slot(node, schema, declared, JobOutput, "", "output")
+    if not isinstance(found, BaseModel):
+        found = _validate(validator(declared), declared.__qualname__, found, own)
+    if is_tagged(node):
+        restore_unset(found, _parts(node))
+    return found
 
 
 def _schema_values(
@@ -123,7 +159,7 @@ def _slot(
                 "process. Import the module that defines it before receiving."
             )
         return decode(node), False
-    tag, fields, *subclass_of = _parts(node)
+    tag, fields, *rest = _parts(node)
     cls = registry.find_model(tag) if tag is not None else None
     if node[TYPE] == TAGGED:
         fields = decode(fields)
@@ -131,7 +167,7 @@ def _slot(
         return fields, True
     if cls is not None and issubclass(cls, declared):
         return build(cls, fields, f"{path}{slot}"), True
-    if declared is base or subclass_of:
+    if declared is base or (rest and rest[0] is not None):
         # Read as the declared class it would lose the fields of its own.
         registry.model(tag or "(none)")
         raise InvalidPayloadError(
@@ -145,7 +181,7 @@ def _parts(node: Mapping[str, Any]) -> list[Any]:
     parts = node[VALUE]
     if type(parts) is list and len(parts) in _PARTS and (parts[0] is None or type(parts[0]) is str):
         return parts
-    raise DecodeError("a model is written [tag, fields] or [tag, fields, declared]")
+    raise DecodeError("a model is written [tag, fields], [tag, fields, declared] or [tag, fields, declared, unset]")
 
 
 def own_fields(node: Mapping[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """Models, schemas and jobs -> tagged JSON.
 
 A model is written ``[tag, fields]``, or ``[tag, fields, declared]`` when a subclass stands where the schema declares the
-class tagged ``declared``. It is a "model" when it is plain (see ``plain``), otherwise a "tagged-model", whose fields say
+class tagged ``declared``. A fourth part says which fields were not set (see ``unset``); ``declared`` may be null then. It is a "model" when it is plain (see ``plain``), otherwise a "tagged-model", whose fields say
 their own types. The latter is decoded again before it is sent, and one that does not come back the same is refused.
 """
 
@@ -34,6 +34,7 @@ from mindtrace_jobs.serializer.decoding import slot_types
 from mindtrace_jobs.serializer.plain import is_plain, iso_keeps_offset
 from mindtrace_jobs.serializer.same import difference
 from mindtrace_jobs.serializer.text import ENVELOPE, MAX_DEPTH, parse, to_json
+from mindtrace_jobs.serializer.unset import unset_in
 from mindtrace_jobs.serializer.values import JSON_SCALARS, encode_dict, encode_value, tagged
 
 PLAIN, TAGGED, SCHEMA, JOB = decoding.PLAIN, decoding.TAGGED, decoding.SCHEMA, decoding.JOB
@@ -54,6 +55,8 @@ _JOB_TYPES: dict[str, tuple[type[Any], ...]] = {
 }
 #: Here a subclass will do: of a time only the instant has to survive.
 _BY_INSTANCE = {"payload", *TIMES}
+#: Classes of which a value could not be read back by the declared types alone.
+_need_tags: set[type[Any]] = set()
 #: Types of all fields, in order, of jobs that were found sound.
 _seen_shapes: set[tuple[type[Any], ...]] = set()
 
@@ -194,15 +197,24 @@ def _encode_model(value: BaseModel, declared: type[BaseModel] | None) -> Any:
             f"{registry.default_tag(cls)} is not registered, or was defined again since, so nobody could read it back: "
             "subclass JobInput or JobOutput, or call mindtrace_jobs.register_model(cls)"
         )
-    parts: list[Any] = [tag, None]
+    rest: list[Any] = []
     if declared is not None and cls is not declared and declared is not JobInput and declared is not JobOutput:
-        parts.append(registry.default_tag(declared))
-    if is_plain(value):
-        parts[1] = cls.__pydantic_serializer__.to_python(value)
-        return tagged(PLAIN, parts)
-    rest = parts[2:]
+        rest.append(registry.default_tag(declared))
     try:
-        return _verified(TAGGED, [tag, _encode_fields(value), *rest], value)
+        unset = unset_in(value)
+    except RecursionError as error:
+        raise EncodeError(f"{cls.__qualname__} is nested too deeply, or contains itself") from error
+    if unset is not None:
+        rest = [*(rest or [None]), unset]
+    if is_plain(value):
+        return tagged(PLAIN, [tag, cls.__pydantic_serializer__.to_python(value), *rest])
+    try:
+        if cls not in _need_tags:
+            # What the declared types bring back needs no tags, which other processes may know by another name.
+            with suppress(EncodeError):
+                return _verified(TAGGED, [tag, _encode_fields(value, _encode_declared), *rest], value)
+            _need_tags.add(cls)
+        return _verified(TAGGED, [tag, _encode_fields(value, _encode_inner), *rest], value)
     except RecursionError as error:
         raise EncodeError(f"{cls.__qualname__} is nested too deeply, or contains itself") from error
     except EncodeError:
@@ -228,28 +240,41 @@ def _pydantic_fields(value: BaseModel) -> Any:
         return None
 
 
-def _encode_fields(value: BaseModel) -> Any:
+def _encode_fields(value: BaseModel, inner: Callable[[Any], Any]) -> Any:
     if isinstance(value, RootModel):
-        return _encode_inner(value.root)
+        return inner(value.root)
     names = type(value).model_fields
     fields = {name: item for name, item in value.__dict__.items() if name in names}
-    return encode_dict(fields | (value.__pydantic_extra__ or {}), _encode_inner)
+    return encode_dict(fields | (value.__pydantic_extra__ or {}), inner)
 
 
 def _encode_inner(value: Any) -> Any:
-    """A value inside a tagged model: whatever form it takes here, ``_verify`` has the last word."""
+    """A value inside a tagged model, each model in it with its tag."""
+    if isinstance(value, BaseModel) and not isinstance(value, Job | JobSchema):
+        return tagged(TAGGED, [registry.tag_of(type(value)), _encode_fields(value, _encode_inner)])
+    return _encode_part(value, _encode_inner)
+
+
+def _encode_declared(value: Any) -> Any:
+    """A value inside a tagged model, models in it without tags."""
+    if isinstance(value, BaseModel) and not isinstance(value, Job | JobSchema):
+        return tagged(TAGGED, [None, _encode_fields(value, _encode_declared)])
+    return _encode_part(value, _encode_declared)
+
+
+def _encode_part(value: Any, inner: Callable[[Any], Any]) -> Any:
+    """Any other value inside a tagged model: whatever form it takes here, ``_verify`` has the last word."""
     if isinstance(value, BaseModel):
-        if isinstance(value, Job | JobSchema):
-            return encode(value)
-        return tagged(TAGGED, [registry.tag_of(type(value)), _encode_fields(value)])
+        return encode(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # What is no argument of its constructor is made there.
         return encode_dict(
-            {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, _encode_inner
+            {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}, inner
         )
     if hasattr(value, "get_secret_value"):
         raise EncodeError("a secret is not put on a queue: pass a reference to it, or declare the field as str")
     try:
-        return encode_value(value, _encode_inner)
+        return encode_value(value, inner)
     except EncodeError:
         # Paths, URLs, enums: Pydantic knows their JSON, and the declared type may bring them back.
         with suppress(ValueError, TypeError):

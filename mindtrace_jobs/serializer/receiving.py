@@ -6,15 +6,20 @@ pass without leaving Rust.
 
 Bounded: a list of wrong items makes one error and not one for each, sets and dicts refuse keys that were chosen to have
 one hash (with which Python takes quadratic time), and fractions refuse exponents that would take gigabytes.
+
+JSON has the value of an enum's member where a class may want the member itself: in a Literal, as the discriminator of a
+union, or as one whose value is no text or number. There the one member with that value is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
+from enum import Enum
 from functools import cache, cached_property
 from typing import Any
 
+import pydantic_core
 from pydantic import BaseModel
 from pydantic_core import CoreConfig, SchemaValidator
 
@@ -48,6 +53,11 @@ _COLLECTIONS = frozenset({"list", "tuple", "set", "frozenset"})
 _UNCHOSEN = frozenset({"bool", "bytes", "date", "datetime", "enum", "float", "literal", "str", "time"})
 
 
+def _compiled(schema: Any) -> SchemaValidator:
+    # Else the validators that nested models have already would be used, and nothing that is said of them here.
+    return SchemaValidator(schema, _PRIVATE, _use_prebuilt=False)
+
+
 class Validator:
     """Validates received data as a class; the context of each call must be ``RECEIVING`` all the same.
 
@@ -57,7 +67,7 @@ class Validator:
 
     def __init__(self, schema: Any) -> None:
         self._schema = schema
-        self.first = SchemaValidator(_Bounds(schema, fail_fast=True).schema, _PRIVATE)
+        self.first = _compiled(_Bounds(schema, fail_fast=True).schema)
 
     @cached_property
     def json(self) -> SchemaValidator:
@@ -65,12 +75,12 @@ class Validator:
 
         It has no bound on keys and numbers, whose checks would make Python values of the JSON.
         """
-        return SchemaValidator(_Bounds(self._schema, fail_fast=True, checked=False).schema, _PRIVATE)
+        return _compiled(_Bounds(self._schema, fail_fast=True, checked=False).schema)
 
     @cached_property
     def every(self) -> SchemaValidator:
         """Finds every offence, for data of a bounded size."""
-        return SchemaValidator(_Bounds(self._schema).schema, _PRIVATE)
+        return _compiled(_Bounds(self._schema).schema)
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -119,7 +129,7 @@ def _without_check(node: Any) -> Any:
         return [_without_check(item) for item in node]
     if type(node) is not dict:
         return node
-    if node.get("type") == "function-wrap" and refuses_unknown(node):
+    if node.get("type") == "function-wrap" and refuses_unknown(node) and not _has_computed_fields(node):
         inner = dict(node["schema"])
         if "ref" in node:
             inner["ref"] = node["ref"]
@@ -128,6 +138,13 @@ def _without_check(node: Any) -> Any:
         key: item if key == "metadata" and "pydantic_js_functions" in item else _without_check(item)
         for key, item in node.items()
     }
+
+
+def _has_computed_fields(node: Any) -> bool:
+    """Whether the model in a core schema has them: then the function around it leaves out what a dump says of them."""
+    while type(node) is dict and node.get("type") != "model-fields":
+        node = node.get("schema")
+    return bool(node and node.get("computed_fields"))
 
 
 def _definitions(schema: Any) -> list[Any]:
@@ -167,6 +184,11 @@ class _Bounds:
             ]
         if self._fail_fast and kind in _COLLECTIONS:
             found["fail_fast"] = True
+        if kind == "tagged-union":
+            found["choices"] = {**_labels_in_json(found["choices"]), **found["choices"]}
+        members = by_json(node["expected"] if kind == "literal" else node["members"] if kind == "enum" else ())
+        if members:
+            return _before(found, lambda value: _member(value, members))
         if not self._checked:
             return found
         if kind in ("set", "frozenset") and _may_be_chosen(node.get("items_schema")):
@@ -174,13 +196,7 @@ class _Bounds:
         if kind == "dict" and "keys_schema" in node and _may_be_chosen(node["keys_schema"]):
             return self._wrapped(found, found["keys_schema"])
         if _makes_fraction(node):
-            ref = {"ref": found.pop("ref")} if "ref" in found else {}
-            return {
-                "type": "function-before",
-                "function": {"type": "no-info", "function": _refuse_exponents},
-                "schema": found,
-                **ref,
-            }
+            return _before(found, _refuse_exponents)
         return found
 
     def _part(self, key: str, part: Any) -> Any:
@@ -197,7 +213,7 @@ class _Bounds:
         def check(value: Any, handler: Any, info: Any) -> Any:
             if isinstance(value, list | tuple | dict) and len(value) >= CHECKED_FROM:
                 if not made:
-                    made.append(SchemaValidator(self._list_of(items), _PRIVATE))
+                    made.append(_compiled(self._list_of(items)))
                 # As they will be in the set, since 1, "1" and 1.0 may become one there.
                 refuse_chosen_hashes(made[0].validate_python(list(value), context=info.context))
             return handler(value)
@@ -208,6 +224,42 @@ class _Bounds:
     def _list_of(self, items: Any) -> Any:
         listed = {"type": "list", "items_schema": items or {"type": "any"}, "fail_fast": True}
         return {"type": "definitions", "schema": listed, "definitions": _definitions(self.schema)}
+
+
+def _before(node: dict[str, Any], function: Callable[[Any], Any]) -> dict[str, Any]:
+    """A core schema behind a function that prepares what it gets."""
+    ref = {"ref": node.pop("ref")} if "ref" in node else {}
+    return {"type": "function-before", "function": {"type": "no-info", "function": function}, "schema": node, **ref}
+
+
+def by_json(expected: Iterable[Any]) -> dict[bytes, Enum]:
+    """Members of enums by the JSON of their values, as far as Pydantic does not find them by it and only one has it."""
+    found: dict[bytes, Enum | None] = {}
+    for value in expected:
+        text = _json(value)
+        if text is not None:
+            found[text] = value if isinstance(value, Enum) and text not in found else None
+    return {text: member for text, member in found.items() if member is not None and not isinstance(member, str | int)}
+
+
+def _member(value: Any, members: Mapping[bytes, Enum]) -> Any:
+    if isinstance(value, Enum):
+        return value
+    text = _json(value)
+    return value if text is None else members.get(text, value)
+
+
+def _labels_in_json(choices: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The choices of a union that are told apart by members of enums, by what JSON has for these."""
+    members = by_json(choices)
+    return {member.value: choices[member] for member in members.values() if isinstance(member.value, str | int)}
+
+
+def _json(value: Any) -> bytes | None:
+    try:
+        return pydantic_core.to_json(value)
+    except ValueError:  # it has none
+        return None
 
 
 def _may_be_chosen(schema: Any) -> bool:

@@ -18,7 +18,7 @@ from mindtrace_jobs import registry
 from mindtrace_jobs.errors import DecodeError
 from mindtrace_jobs.jobs import RECEIVING, Job, JobInput, JobOutput, JobSchema
 from mindtrace_jobs.serializer import UNDECODED, encode, guarded, parse, to_json
-from mindtrace_jobs.serializer.decoding import JOB, PLAIN, SCHEMA, TAGGED, build
+from mindtrace_jobs.serializer.decoding import JOB, PLAIN, SCHEMA, TAGGED, build, restore_unset
 from mindtrace_jobs.serializer.values import decode_tagged, tagged
 
 #: Tags of values beyond those Kombu knows itself, that stand inside a model.
@@ -63,7 +63,11 @@ def _as_it_is(value: Any) -> Any:
 def _model(parts: Any) -> Any:
     def read() -> Any:
         tag, fields = parts[0], parts[1]
-        return fields if tag is None else build(registry.model(tag), fields)
+        if tag is None:
+            return fields
+        built = build(registry.model(tag), fields)
+        restore_unset(built, parts)
+        return built
 
     return guarded(read)
 
