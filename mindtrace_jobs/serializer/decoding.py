@@ -83,8 +83,9 @@ def decode_schema(fields: Any, schema: type[JobSchema[Any, Any]] | None = None) 
 def _restore_slots(schema: JobSchema[Any, Any], fields: Any) -> None:
     for slot in ("input", "output"):
         node = fields.get(slot)
-        if type(node) is dict and is_tagged(node) and node[TYPE] in _MODEL_KINDS:
-            restore_unset(getattr(schema, slot), _parts(node))
+        parts = node.get(VALUE) if type(node) is dict else None
+        if type(parts) is list and len(parts) == max(_PARTS) and is_tagged(node) and node[TYPE] in _MODEL_KINDS:
+            restore(getattr(schema, slot), parts[-1])
 
 
 def restore_unset(built: Any, parts: list[Any]) -> None:

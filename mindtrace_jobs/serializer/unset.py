@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -25,14 +25,23 @@ _SEQUENCES = (list, tuple, deque)
 
 def unset_in(value: Any) -> Unset | None:
     """The fields that were not set in a value and in what it contains; None if all were."""
-    if isinstance(value, BaseModel):
-        cls = type(value)
-        was_set, fields = value.__pydantic_fields_set__, cls.model_fields
-        names = [] if was_set.issuperset(fields) else [name for name in fields if name not in was_set]
-        inner = {name: found for name, item in _inner(value) if (found := unset_in(item)) is not None}
-        return [names, inner] if names or inner else None
-    found_in = {place: found for place, item in _items(value) if (found := unset_in(item)) is not None}
-    return [[], found_in] if found_in else None
+    cls = type(value)
+    if issubclass(cls, BaseModel):
+        names, holding = _names_of(cls)
+        was_set = value.__pydantic_fields_set__
+        missing = [] if was_set >= names else [name for name in cls.model_fields if name not in was_set]
+        inner = {}
+        if holding or value.__pydantic_extra__:
+            fields = value.__dict__
+            inner = _found((name, fields[name]) for name in holding if name in fields)
+            inner |= _found((value.__pydantic_extra__ or {}).items())
+        return [missing, inner] if missing or inner else None
+    inner = _found(_items(value))
+    return [[], inner] if inner else None
+
+
+def _found(items: Iterable[tuple[str, Any]]) -> dict[str, Unset]:
+    return {place: found for place, item in items if item is not None and (found := unset_in(item)) is not None}
 
 
 def restore(value: Any, unset: Any) -> None:
@@ -59,14 +68,6 @@ def restore(value: Any, unset: Any) -> None:
             restore(places[place], found)
 
 
-def _inner(model: BaseModel) -> Iterator[tuple[str, Any]]:
-    names = _holding_models(type(model))
-    for name, item in model.__dict__.items():
-        if name in names:
-            yield name, item
-    yield from (model.__pydantic_extra__ or {}).items()
-
-
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
     """What a value contains, by place. Of a set nothing, which has no order that both sides know."""
     if type(value) in JSON_SCALARS:
@@ -86,10 +87,10 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 @cache
-def _holding_models(cls: type[BaseModel]) -> frozenset[str]:
-    """The fields in which models may be, so that a million numbers need not be looked at."""
+def _names_of(cls: type[BaseModel]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """A class's fields, and those in which models may be, so that a million numbers need not be looked at."""
     schema: Any = core_schema(cls)
-    return frozenset(name for name in cls.model_fields if _may_hold(_field(schema, name)))
+    return frozenset(cls.model_fields), tuple(name for name in cls.model_fields if _may_hold(_field(schema, name)))
 
 
 def _field(schema: Any, name: str) -> Any:
