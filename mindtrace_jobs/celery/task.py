@@ -180,6 +180,10 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             options["queue"] = queue
         if expires is not None:
             options["expires"] = iso_moment("expires", expires)
+        priority = options.get("priority", made.priority)
+        if priority and not self.app.conf.task_always_eager:
+            target = options.get("queue") or self.queue_name
+            self._orchestrator.client.warn_of_priority(priority, str(getattr(target, "name", target)))
         moment = iso_moment("eta", eta) or iso_moment("delay", delay)
         if moment is not None:
             options.update(self._held_until(datetime.fromisoformat(moment), options))

@@ -25,6 +25,7 @@ from mindtrace_jobs.clients.types import (
     QueueInfo,
     QueueType,
     dead_letter_queue,
+    is_dead_letter_queue,
 )
 from mindtrace_jobs.errors import (
     BrokerUnavailableError,
@@ -36,7 +37,7 @@ from mindtrace_jobs.errors import (
     UnsupportedError,
 )
 from mindtrace_jobs.jobs import BackendType
-from mindtrace_jobs.transports.contract import EXCHANGE_ARGUMENT, QUEUE_TYPE_ARGUMENT
+from mindtrace_jobs.transports.contract import EXCHANGE_ARGUMENT, PLAIN, QUEUE_TYPE_ARGUMENT
 from mindtrace_jobs.wire.message import Message
 from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
@@ -127,6 +128,8 @@ class Client(ABC):
     def declare_queue(self, queue: str, queue_type: QueueType = QueueType.FIFO) -> None:
         """Make a queue if it does not exist. One that exists is used as it is, with a warning if its type differs.
 
+        On Redis and in memory a queue without a type, as a Celery worker makes it, becomes a priority queue if asked to.
+
         Raises:
             UnsupportedError: the broker has no such type of queue.
         """
@@ -137,9 +140,6 @@ class Client(ABC):
 
     def delete_queue(self, queue: str) -> None:
         """Remove a queue with its jobs. What workers hold of it does not come back.
-
-        Delayed jobs go with it, except on RabbitMQ, where they wait in queues of their own: there they are dropped when
-        they are due, unless the queue has been declared again by then.
 
         Raises:
             QueueNotFoundError: there is no such queue.
@@ -252,7 +252,7 @@ class Client(ABC):
         """
         if not exchange:
             self._check_queue(queue)
-            self._warn_of_priority(message, queue)
+            self.warn_of_priority(message.properties.get("priority"), queue)
             self.run(lambda session: self._publish_to_queue(session, message, queue, delay))
         elif delay > 0:
             raise ConfigurationError("a delay needs a queue: an exchange hands a message on at once")
@@ -270,7 +270,7 @@ class Client(ABC):
         """
         self._check_queue(queue)
         for message in messages:
-            self._warn_of_priority(message, queue)
+            self.warn_of_priority(message.properties.get("priority"), queue)
         if messages:
             self.run(lambda session: self._publish_batch(session, messages, queue))
 
@@ -412,19 +412,28 @@ class Client(ABC):
         """Raise ConfigurationError unless this broker can have a queue of this name."""
         check_queue(name)
 
-    def _warn_of_priority(self, message: Message, queue: str) -> None:
-        if not message.properties.get("priority"):
+    def warn_of_priority(self, priority: object, queue: str) -> None:
+        """Warn once if jobs with a priority are about to be published where priorities do not mean what they say."""
+        key = f"priority:{queue}"
+        if not priority or key in self._warned or is_dead_letter_queue(queue):
             return
         known = self._known_types.get(queue) or self._type_of(queue)
-        if known is not None and known is not QueueType.PRIORITY:
+        if known == PLAIN:
             self._warn_once(
-                f"priority:{queue}",
+                key,
+                f"queue {queue!r} has no type, as whoever made it first knows none (a Celery worker, say), and priorities "
+                f"there are not this package's: declare_queue({queue!r}, queue_type='priority') makes it a priority queue, "
+                "also while workers run",
+            )
+        elif known is not None and known != QueueType.PRIORITY:
+            self._warn_once(
+                key,
                 f"queue {queue!r} is of type {known}, where priorities are ignored: declare it with "
                 "queue_type='priority'",
             )
 
-    def _type_of(self, queue: str) -> QueueType | None:
-        """The type of a queue that was not declared here; None where the broker does not tell."""
+    def _type_of(self, queue: str) -> str | None:
+        """The type of a queue that was not declared here, "" for a plain one; None where the broker does not tell."""
         del queue
         return None
 

@@ -11,6 +11,7 @@ from mindtrace_jobs.clients.errors import map_error
 from mindtrace_jobs.clients.session import Session
 from mindtrace_jobs.clients.types import QueueInfo, QueueType
 from mindtrace_jobs.errors import AccessDeniedError, PublishError, QueueNotFoundError
+from mindtrace_jobs.transports.contract import PLAIN
 from mindtrace_jobs.wire.message import Message
 
 
@@ -76,12 +77,12 @@ class VirtualClient(Client):
             if found:
                 self._known_types[queue] = QueueType(found)
 
-    def _type_of(self, queue: str) -> QueueType | None:
-        found = self.run(lambda session: session.channel.queue_type(queue))
-        # Publishing makes a queue that is not there, of the default type; a plain one is somebody else's.
-        kind = QueueType.FIFO if found is None else QueueType(found) if found else None
-        if kind is not None:
-            self._known_types[queue] = kind
+    def _type_of(self, queue: str) -> str | None:
+        found: str | None = self.run(lambda session: session.channel.queue_type(queue))
+        if found == PLAIN:
+            return found  # somebody else's, which may become a priority queue any time
+        # Publishing makes a queue that is not there, of the default type.
+        kind = self._known_types[queue] = QueueType.FIFO if found is None else QueueType(found)
         return kind
 
     def _delete(self, session: Session, queue: str) -> None:

@@ -91,7 +91,8 @@ class JobsChannel(Protocol):
         """Make a queue; returns ``(queue, message_count, consumer_count)``.
 
         The type in ``arguments[QUEUE_TYPE_ARGUMENT]`` is recorded by the first declaration. A later one with another
-        type changes nothing and does not fail.
+        type changes nothing and does not fail; but a plain queue becomes a priority queue, as whoever starts first may be
+        one who knows no types.
 
         Raises:
             ChannelError: 404 if ``passive`` and there is no such queue; 406 if the type is not in ``QUEUE_TYPES``.

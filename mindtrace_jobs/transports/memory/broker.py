@@ -20,7 +20,7 @@ from kombu.transport import virtual
 
 from mindtrace_jobs import _forks
 from mindtrace_jobs.transports.amqp_errors import RecoverableConnectionError
-from mindtrace_jobs.transports.contract import FIFO, Payload
+from mindtrace_jobs.transports.contract import FIFO, PLAIN, PRIORITY, Payload
 from mindtrace_jobs.transports.memory.queue import MemoryQueue
 from mindtrace_jobs.transports.memory.sessions import Connection, Consumer, Delivery, Session, copied
 
@@ -48,11 +48,13 @@ class Broker:
     # --- queues
 
     def declare(self, name: str, kind: str, auto_delete: bool = False) -> MemoryQueue:
-        """The queue of this name, made if there is none."""
+        """The queue of this name, made if there is none. A plain one becomes a priority queue if it is declared so."""
         with self.lock:
             queue = self._queues.get(name)
             if queue is None:
                 queue = self._queues[name] = MemoryQueue(name, kind, auto_delete)
+            elif queue.kind == PLAIN and kind == PRIORITY:
+                queue.prioritize()
             return queue
 
     def queue_type(self, name: str) -> str | None:

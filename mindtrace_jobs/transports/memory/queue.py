@@ -37,9 +37,18 @@ class MemoryQueue:
         #: How many messages were delivered and are neither acknowledged nor rejected.
         self.unacknowledged = 0
         # Highest priority first; queues that ignore priorities have one level.
-        levels = MAX_PRIORITY + 1 if kind == PRIORITY else 1
-        self._levels: tuple[deque[Payload], ...] = tuple(deque() for _ in range(levels))
+        self._levels: tuple[deque[Payload], ...] = (deque(),)
         self._delayed: list[tuple[float, int, Payload]] = []
+        if kind == PRIORITY:
+            self.prioritize()
+
+    def prioritize(self) -> None:
+        """Become a priority queue, for the messages too that are there."""
+        waiting = list(self)
+        self.kind = PRIORITY
+        self._levels = tuple(deque() for _ in range(MAX_PRIORITY + 1))
+        for payload in waiting:
+            self.put(payload)
 
     def put(self, payload: Payload) -> None:
         """Add a message where its queue's type wants it."""

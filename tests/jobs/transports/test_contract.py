@@ -77,6 +77,23 @@ def test_first_declaration_of_a_queue_decides_its_type(channel: Any, connect: Co
     assert connect().default_channel.queue_type("q") == "stack"
 
 
+def test_a_plain_queue_becomes_a_priority_queue_for_what_waits_in_it_too(channel: Any, connect: Connect) -> None:
+    other = connect().default_channel
+    other.queue_declare("q")
+    for priority in (0, 9, 3):
+        publish(other, priority, priority=priority)
+    held = consume(other, prefetch=1)
+    drain(other.connection.client, held, 1)
+    declare(channel, "priority")
+    declare(channel, "fifo")
+    assert other.queue_type("q") == "priority"
+    for priority in (6, 0):
+        publish(other, priority, priority=priority)
+    held[0].channel.requeue(held[0].delivery_tag)
+    other.close()
+    assert bodies(channel) == [9, 6, 3, 0, 0]
+
+
 def test_queue_declared_without_a_type_is_plain_and_an_unknown_one_has_none(channel: Any) -> None:
     assert channel.queue_type("q") is None
     channel.queue_declare("q")

@@ -1,7 +1,10 @@
--- Records the type of a queue unless it has one. ARGV: queue; type; '1' to record it.
+-- Records the type of a queue unless it has one; a plain queue becomes a priority queue, whose lists are the same.
+-- ARGV: queue; type; '1' to record it.
 -- Returns {type or false, number of ready messages, number of delayed ones}.
 local queue = ARGV[1]
-if ARGV[3] == '1' then redis.call('HSETNX', QUEUES, queue, ARGV[2]) end
+if ARGV[3] == '1' and redis.call('HSETNX', QUEUES, queue, ARGV[2]) == 0 then
+  if ARGV[2] == 'priority' and redis.call('HGET', QUEUES, queue) == '' then redis.call('HSET', QUEUES, queue, ARGV[2]) end
+end
 local kind = redis.call('HGET', QUEUES, queue)
 promote(kind or '', queue, now())
 local ready = 0
