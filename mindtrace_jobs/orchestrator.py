@@ -279,7 +279,7 @@ class Orchestrator:
         target = queue or self.router.route(job)
         tracked = self.results.configured
         message = self.publishing.encode(job, eta=eta, delay=delay, expires=expires, tracked=tracked)
-        self.publishing.submit(job, lambda: self.publishing.publish(job, message, target))
+        self.publishing.submit_to(target, job, message)
         return JobHandle(job.id, self.results)
 
     # --- receiving

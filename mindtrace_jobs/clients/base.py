@@ -37,7 +37,7 @@ from mindtrace_jobs.errors import (
     UnsupportedError,
 )
 from mindtrace_jobs.jobs import BackendType
-from mindtrace_jobs.transports.contract import EXCHANGE_ARGUMENT, PLAIN, QUEUE_TYPE_ARGUMENT
+from mindtrace_jobs.transports.contract import EXCHANGE_ARGUMENT, PLAIN, QUEUE_TYPE_ARGUMENT, Record
 from mindtrace_jobs.wire.message import Message
 from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
@@ -233,7 +233,14 @@ class Client(ABC):
     # --- publishing
 
     def publish(
-        self, message: Message, *, queue: str = "", exchange: str = "", routing_key: str = "", delay: float = 0.0
+        self,
+        message: Message,
+        *,
+        queue: str = "",
+        exchange: str = "",
+        routing_key: str = "",
+        delay: float = 0.0,
+        record: Record | None = None,
     ) -> None:
         """Put a message into a queue, declaring it if need be, or hand it to an exchange.
 
@@ -245,6 +252,7 @@ class Client(ABC):
             queue: The queue; or
             exchange, routing_key: the exchange and the key it routes by.
             delay: Seconds for which the broker keeps it from being received. Queues only.
+            record: Of its job, kept by the broker in the same step; only where it ``keeps_records``. Queues only.
 
         Raises:
             UnroutableError: no queue is bound to the exchange under this key.
@@ -253,9 +261,9 @@ class Client(ABC):
         if not exchange:
             self._check_queue(queue)
             self.warn_of_priority(message.properties.get("priority"), queue)
-            self.run(lambda session: self._publish_to_queue(session, message, queue, delay))
-        elif delay > 0:
-            raise ConfigurationError("a delay needs a queue: an exchange hands a message on at once")
+            self.run(lambda session: self._publish_to_queue(session, message, queue, delay, record))
+        elif delay > 0 or record is not None:
+            raise ConfigurationError("a delay, or a record, needs a queue: an exchange hands a message on at once")
         else:
             check_exchange(exchange)
             check_routing_key(routing_key)
@@ -460,7 +468,9 @@ class Client(ABC):
     ) -> None: ...
 
     @abstractmethod
-    def _publish_to_queue(self, session: Session, message: Message, queue: str, delay: float) -> None: ...
+    def _publish_to_queue(
+        self, session: Session, message: Message, queue: str, delay: float, record: Record | None
+    ) -> None: ...
 
     @abstractmethod
     def _publish_batch(self, session: Session, messages: Sequence[Message], queue: str) -> None: ...

@@ -24,6 +24,7 @@ from mindtrace_jobs.errors import (
     UnroutableError,
 )
 from mindtrace_jobs.jobs import MAX_PRIORITY, BackendType
+from mindtrace_jobs.transports.contract import Record
 from mindtrace_jobs.wire.message import Message
 from mindtrace_jobs.wire.packing import MAX_DECOMPRESSED
 
@@ -200,7 +201,10 @@ class RabbitMQClient(Client):
             kind = UnroutableError if unroutable else PublishError
             raise kind(f"job {key}: {reason}. bind_queue() before publishing", {key: reason})
 
-    def _publish_to_queue(self, session: Session, message: Message, queue: str, delay: float) -> None:
+    def _publish_to_queue(
+        self, session: Session, message: Message, queue: str, delay: float, record: Record | None
+    ) -> None:
+        del record  # it keeps none
         target = self._delay_queue(session, queue, delay) if delay > 0 else queue
         self._publish_batch(session, [message], queue, target)
 

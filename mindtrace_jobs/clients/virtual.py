@@ -11,7 +11,7 @@ from mindtrace_jobs.clients.errors import map_error
 from mindtrace_jobs.clients.session import Session
 from mindtrace_jobs.clients.types import QueueInfo, QueueType
 from mindtrace_jobs.errors import AccessDeniedError, PublishError, QueueNotFoundError
-from mindtrace_jobs.transports.contract import PLAIN
+from mindtrace_jobs.transports.contract import DELAY_PROPERTY, PLAIN, RECORD_PROPERTY, Record
 from mindtrace_jobs.wire.message import Message
 
 
@@ -99,8 +99,13 @@ class VirtualClient(Client):
     def _publish(self, session: Session, message: Message, exchange: str, routing_key: str, **properties: Any) -> None:
         self._send(session, message, exchange, routing_key, properties)
 
-    def _publish_to_queue(self, session: Session, message: Message, queue: str, delay: float) -> None:
-        self._publish(session, message, "", queue, **({"delay": delay} if delay > 0 else {}))
+    def _publish_to_queue(
+        self, session: Session, message: Message, queue: str, delay: float, record: Record | None
+    ) -> None:
+        told: dict[str, Any] = {DELAY_PROPERTY: delay} if delay > 0 else {}
+        if record is not None:
+            told[RECORD_PROPERTY] = record
+        self._publish(session, message, "", queue, **told)
 
     def _publish_batch(self, session: Session, messages: Sequence[Message], queue: str) -> None:
         for start in range(0, len(messages), _BATCH_SIZE):

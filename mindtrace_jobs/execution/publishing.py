@@ -15,6 +15,7 @@ from mindtrace_jobs.errors import ConfigurationError, EncodeError, JobsError, Un
 from mindtrace_jobs.jobs import ExecutionStatus, Job, JobInput
 from mindtrace_jobs.logs import job_fields
 from mindtrace_jobs.results import JobRecord, JobState, ResultStore, state_of
+from mindtrace_jobs.transports.contract import Record
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import Message, encode
 from mindtrace_jobs.wire.signing import Signing
@@ -65,8 +66,16 @@ class Publishing:
             )
         return message
 
-    def publish(self, job: Job[Any], message: Message, queue: str, exchange: str = "", routing_key: str = "") -> None:
-        """Publish the message of a job to a queue, or to an exchange.
+    def publish(
+        self,
+        job: Job[Any],
+        message: Message,
+        queue: str,
+        exchange: str = "",
+        routing_key: str = "",
+        record: Record | None = None,
+    ) -> None:
+        """Publish the message of a job to a queue, with the record of the job if the broker keeps it, or to an exchange.
 
         Raises:
             ConfigurationError: both a queue and an exchange, or a routing key without an exchange.
@@ -83,7 +92,8 @@ class Publishing:
             # An exchange hands on at once; whoever receives the job sees its ETA and postpones it.
             publication.run(self._client.publish, message, exchange=exchange, routing_key=routing_key)
         else:
-            publication.run(self._client.publish, message, queue=queue, delay=_seconds_until(message))
+            delay = _seconds_until(message)
+            publication.run(self._client.publish, message, queue=queue, delay=delay, record=record)
         publication.after()
 
     def publish_many(self, jobs: Sequence[Job[Any]], queue: str) -> None:
@@ -102,6 +112,14 @@ class Publishing:
         self._client.publish_many(messages, queue)
         for publication in publications:
             publication.after()
+
+    def submit_to(self, queue: str, job: Job[Any], message: Message) -> None:
+        """Record a job as queued and publish its message to a queue: in one step where the broker keeps the records."""
+        record = self._results.inline_record(queued(job)) if self._results.configured else None
+        if record is None:
+            self.submit(job, lambda: self.publish(job, message, queue))
+        else:
+            self.publish(job, message, queue, record=record)
 
     def submit(self, job: Job[Any], publish: Callable[[], object]) -> None:
         """Record a job as queued, then publish it; if that fails, no record of it is left.

@@ -216,7 +216,7 @@ class ResultStore:
             request.job_state = None
 
     def inline_record(self, state: JobState) -> Record | None:
-        """What ``save`` would write of a job that runs or is completed, for the broker's client to write.
+        """What ``save`` would write of a job that is queued, runs or is completed, for the broker's client to write.
 
         None where that is not the server that keeps the records. Raises as ``save``.
         """

@@ -18,6 +18,9 @@ QUEUE_TYPE_ARGUMENT: Final = "x-job-queue"
 EXCHANGE_ARGUMENT: Final = "x-job-exchange"
 #: Message property: seconds, from publishing on, before which the message is not handed out.
 DELAY_PROPERTY: Final = "delay"
+#: Message property: the :class:`Record` of its job, kept in the step that adds the message to its queue. Only for a channel
+#: that ``keeps_records``.
+RECORD_PROPERTY: Final = "record"
 
 FIFO: Final = "fifo"
 PRIORITY: Final = "priority"
@@ -171,7 +174,9 @@ class JobsChannel(Protocol):
     def basic_publish(self, message: Payload, exchange: str, routing_key: str, mandatory: bool = False) -> Any:
         """Put a message into the queue ``routing_key`` (``exchange=""``), made if need be, or hand it to an exchange.
 
-        A message with ``properties[DELAY_PROPERTY]`` greater than 0 is held back for so many seconds.
+        A message with ``properties[DELAY_PROPERTY]`` greater than 0 is held back for so many seconds. With
+        ``properties[RECORD_PROPERTY]`` the record of its job is kept in the same step; what is there under its
+        ``cancel_key`` goes.
 
         Raises:
             ChannelError: if ``mandatory``, 404 when there is no such exchange and 312 when it has no queue for it.

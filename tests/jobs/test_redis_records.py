@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery
 
-from mindtrace_jobs import ConfigurationError, Consumer, ExecutionStatus, Job, Orchestrator
+from mindtrace_jobs import ConfigurationError, Consumer, ExecutionStatus, Job, JobsError, Orchestrator
 from mindtrace_jobs.results import JobState, ResultStore
 from mindtrace_jobs.testing.models import ImageOutput, ImageSchema, image_job
 from mindtrace_jobs.transports.contract import Record
+from tests.jobs.celery.workers import ROOT
 from tests.jobs.redis_channels import connection, get, publish, server, vanish
+from tests.jobs.servers import RedisServer, wait_until
 
 KEY = "celery-task-meta-x"
 WHEN = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -191,3 +196,79 @@ def test_whoever_waits_with_celerys_own_result_is_told(redis_url: str) -> None:
         app.backend.result_consumer.stop()
         app.backend.client.close()
         app.close()
+
+
+# --- submitted: the record and the message in one step
+
+_SUBMITTING = """
+import sys
+from mindtrace_jobs import Orchestrator
+from mindtrace_jobs.testing.models import image_job
+with Orchestrator.from_url(sys.argv[1]) as orchestrator:
+    print("up", flush=True)
+    while True:
+        orchestrator.submit(image_job(), queue="q", **({"delay": 3600} if len(sys.argv) > 2 else {}))
+"""
+
+
+def recorded(client: Any) -> set[str]:
+    return {key.decode().removeprefix("celery-task-meta-") for key in client.keys("celery-task-meta-*")}
+
+
+def more_than(client: Any, count: int) -> bool:
+    return len(recorded(client)) > count
+
+
+@pytest.mark.parametrize("arguments", [(), ("delayed",)])
+def test_no_kill_of_a_producer_leaves_a_record_without_its_job(
+    redis_url: str, client: redis.Redis, arguments: tuple[str, ...]
+) -> None:
+    for number in range(12):
+        command = [sys.executable, "-c", _SUBMITTING, redis_url, *arguments]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as producer:
+            assert producer.stdout is not None
+            producer.stdout.readline()
+            wait_until(partial(more_than, client, number), "it has submitted more")
+            producer.kill()
+    waiting: list[Any] = client.zrange("q\x06\x16delayed", 0, -1) if arguments else client.lrange("q", 0, -1)
+    ids = {json.loads(raw[raw.index(b"{") :])["headers"]["id"] for raw in waiting}
+    assert recorded(client) == ids
+
+
+@pytest.mark.parametrize("why", ["full", "read-only", "wrong type"])
+def test_a_job_that_is_refused_leaves_no_record(own_redis_server: RedisServer, why: str) -> None:
+    with Orchestrator.from_url(own_redis_server.url(9)) as orchestrator, server(own_redis_server.url(9)) as admin:
+        orchestrator.submit(image_job("first"), queue="q")
+        before = recorded(admin)
+        try:
+            if why == "full":
+                admin.config_set("maxmemory", 1)
+            elif why == "read-only":
+                admin.config_set("min-replicas-to-write", 1)
+            else:
+                admin.set("other", "somebody else's")
+            with pytest.raises(JobsError):
+                orchestrator.submit(image_job("second"), queue="other" if why == "wrong type" else "q")
+        finally:
+            admin.config_set("maxmemory", 0)
+            admin.config_set("min-replicas-to-write", 0)
+        assert recorded(admin) == before
+        assert orchestrator.queue_status("q") == 1
+        admin.flushdb()
+
+
+def test_submitting_an_id_again_forgets_that_its_earlier_job_was_cancelled(redis_url: str, client: redis.Redis) -> None:
+    with Orchestrator.from_url(redis_url) as orchestrator:
+        handle = orchestrator.submit(image_job(), queue="q")
+        assert handle.cancel()
+        assert orchestrator.receive_message("q") is None
+        again = orchestrator.submit(image_job().model_copy(update={"id": handle.id}), queue="q")
+        assert again.status() is ExecutionStatus.QUEUED
+        assert not client.exists(f"celery-task-meta-{handle.id}.cancel")
+        assert Consumer(orchestrator, "q", detect, schema=ImageSchema).consume_until_empty() == 1
+        assert again.status() is ExecutionStatus.COMPLETED
+
+
+def test_a_record_goes_to_a_queue_only(channel: Any) -> None:
+    with pytest.raises(NotImplementedError, match="not to an exchange"):
+        publish(channel, "x", exchange="amq.direct", routing_key="q", record=record("PENDING"))

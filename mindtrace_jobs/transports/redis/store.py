@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from mindtrace_jobs._serializer_entry import CONTENT_TYPE
-from mindtrace_jobs.transports.contract import Payload, Record
+from mindtrace_jobs.transports.contract import DELAY_PROPERTY, RECORD_PROPERTY, Payload, Record
 from mindtrace_jobs.transports.redis import messages
 from mindtrace_jobs.transports.redis.keys import (
     BINDING_DEADLINES,
@@ -118,14 +118,11 @@ class Store:
     def publish_args(self, queue: str, payload: Payload, *, declare: bool) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Make the arguments of the script ``publish``: those of the call and those of this message.
 
-        Takes ``delay`` out of the message's properties.
+        What the transport is told in the message's properties stays with this call.
         """
-        delay = _delay(payload)
-        return (queue, "1" if declare else "", self._expires.get(queue, 0)), (
-            self._step(payload),
-            delay,
-            messages.dump(payload),
-        )
+        payload, delay, record = _told(payload)
+        call = (queue, "1" if declare else "", self._expires.get(queue, 0), *(record or ("",)))
+        return call, (self._step(payload), delay, messages.dump(payload))
 
     def publish(self, queue: str, payload: Payload, *, declare: bool = False) -> None:
         """Add a message to a queue.
@@ -139,8 +136,14 @@ class Store:
         self.wire.script(self.scripts["publish"], args=(*call, *message))
 
     def route_args(self, exchange: str, kind: str, routing_key: str, payload: Payload) -> tuple[Any, ...]:
-        """Make the arguments of the script ``route``. Takes ``delay`` out of the message's properties."""
-        delay = _delay(payload)
+        """Make the arguments of the script ``route``.
+
+        Raises:
+            NotImplementedError: the message comes with a record, which only goes to a queue.
+        """
+        payload, delay, record = _told(payload)
+        if record is not None:
+            raise NotImplementedError("a record is kept together with a message to a queue, not to an exchange")
         return exchange, kind, routing_key, self._step(payload), delay, messages.dump(payload)
 
     def route(self, exchange: str, kind: str, routing_key: str, payload: Payload) -> int:
@@ -464,9 +467,17 @@ def _report_unwritten(found: Sequence[bytes]) -> None:
         logger.error("the record of a job, %r, could not be written: %s", key.decode(), why.decode())
 
 
-def _delay(payload: Payload) -> float | str:
-    delay = payload["properties"].pop("delay", None)
-    return float(delay) if delay and float(delay) > 0 else "0"
+def _told(payload: Payload) -> tuple[Payload, float | str, Record | None]:
+    """A message without what only the transport is told in its properties: the delay, and the record of its job.
+
+    The caller's own properties are left as they are: Kombu publishes with them again after a lost connection.
+    """
+    properties = payload["properties"]
+    if DELAY_PROPERTY not in properties and RECORD_PROPERTY not in properties:
+        return payload, "0", None
+    properties = {**properties}
+    delay, record = properties.pop(DELAY_PROPERTY, None), properties.pop(RECORD_PROPERTY, None)
+    return {**payload, "properties": properties}, (float(delay) if delay and float(delay) > 0 else "0"), record
 
 
 def _chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
