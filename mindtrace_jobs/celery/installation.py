@@ -55,8 +55,8 @@ class Installation:
                 self._made_for = wanted
             return self._orchestrator
 
-    def lifecycle(self, worker: str | None = None) -> Lifecycle:
-        """What records and settles the jobs of a worker of this name."""
+    def lifecycle(self, worker: str | None = None, *, reported: bool = False) -> Lifecycle:
+        """What records and settles the jobs of a worker of this name; ``reported``: see there."""
         orchestrator = self.orchestrator
         return Lifecycle(
             orchestrator.client,
@@ -65,6 +65,7 @@ class Installation:
             track=self.track,
             worker=worker,
             announces=True,
+            reported=reported,
             signing=orchestrator.signing,
         )
 

@@ -413,7 +413,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         """What records and settles its jobs in this process: made once, since a worker's settings do not change."""
         made: tuple[tuple[int, str], Lifecycle] | None = self.__dict__.get("_made_lifecycle")
         if made is None or made[0] != (os.getpid(), worker):
-            made = ((os.getpid(), worker), installation.of(self.app).lifecycle(worker))
+            made = ((os.getpid(), worker), installation.of(self.app).lifecycle(worker, reported=True))
             self.__dict__["_made_lifecycle"] = made
         return made[1]
 

@@ -111,6 +111,7 @@ class DeadLetters:
         losses: int = 0,
         retries: int = 0,
         worker: str | None = None,
+        level: int = logging.ERROR,
     ) -> None:
         """Publish a message to the dead-letter queue of ``queue``; acknowledging the original is the caller's.
 
@@ -120,6 +121,7 @@ class DeadLetters:
             reason, failure: Why it cannot succeed.
             losses, retries: How often its worker vanished, and how often it was retried.
             worker: Who says so; default this process.
+            level: Of the log record that says so.
         """
         job_id, name = identity(message, self._client.max_decompressed_bytes)
         headers = {
@@ -140,7 +142,8 @@ class DeadLetters:
         }
         target = dead_letter_queue(queue)
         self._client.publish(replace(message, headers=headers), queue=target)
-        log.error(
+        log.log(
+            level,
             "job %s dead-lettered to %s: %s: %s",
             shown(job_id),
             target,

@@ -102,6 +102,8 @@ class Lifecycle:
         worker: The name of this worker; default this process.
         announces: Whether Celery's publish signals are sent for retries. Where no task runs, instrumentation would begin
             a new trace at each, and the copy keeps the trace of the original instead.
+        reported: Whether the caller reports failures as errors, so that a dead-lettered job is a warning here: services
+            that collect errors from logs would have two for one failure.
         signing: Verifies messages, where only signed ones are accepted.
     """
 
@@ -114,9 +116,11 @@ class Lifecycle:
         track: bool = False,
         worker: str | None = None,
         announces: bool = False,
+        reported: bool = False,
         signing: Signing | None = None,
     ) -> None:
         self._announces = announces
+        self._level = logging.WARNING if reported else logging.ERROR
         self._signing = signing
         self.client = client
         self.results = results
@@ -434,6 +438,7 @@ class Lifecycle:
                     losses=job.losses,
                     retries=job.retries,
                     worker=self.worker,
+                    level=self._level,
                 )
                 delivery.acknowledge()
                 self._trim(job, self._dead_letters)
