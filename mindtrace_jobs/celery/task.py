@@ -322,7 +322,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             job = job_from(args, {}, self.schema, None)
             filled = parameters.extras(job, JobContext(job))
             kwargs = {**{name: filled[name] for name in missing}, **kwargs}
-        if self._coroutine_function is not None:
+        if self._coroutine_function is not None and self.request.called_directly:
             return self._coroutine_function(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 

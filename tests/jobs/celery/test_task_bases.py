@@ -20,6 +20,7 @@ from mindtrace_jobs.celery import JobContext, JobTask, install, job_task, shared
 from tests.jobs.celery.based_jobs import QUEUE
 from tests.jobs.celery.models import DetectionInput, DetectionOutput, DetectionSchema
 from tests.jobs.celery.workers import ROOT, Broker, Worker
+from tests.jobs.servers import wait_until
 
 
 class Own(Task):  # type: ignore[misc]
@@ -241,51 +242,53 @@ class Called(JobSchema[Of, Done]):
     name: str = "bases_seen"
 
 
-@pytest.mark.parametrize("eager", [True, False])
-@pytest.mark.parametrize(
-    "publish",
-    [
-        lambda task: task.submit(Of(n=1)),
-        lambda task: task.submit(Job(payload=Called(input=Of(n=1)), metadata={"a": 1})),
-        lambda task: task.delay(Of(n=1)),
-        lambda task: task.delay(n=1),
-        lambda task: task.apply_async(([1],)[0], countdown=0),
-        lambda task: task.s(n=1).apply_async(),
-    ],
-)
-def test_methods_see_the_same_arguments_where_it_is_published_and_where_it_runs(
-    publish: Callable[[Any], Any], eager: bool
-) -> None:
+def run(input: Of) -> Done:  # noqa: A002
+    return Done(n=input.n)
+
+
+async def run_async(input: Of) -> Done:  # noqa: A002
+    return Done(n=input.n)
+
+
+WAYS: list[Callable[[Any], Any]] = [
+    lambda task: task.submit(Of(n=1)),
+    lambda task: task.submit(Job(payload=Called(input=Of(n=1)), metadata={"a": 1})),
+    lambda task: task.delay(Of(n=1)),
+    lambda task: task.delay(n=1),
+    lambda task: task.apply_async(([1],)[0], countdown=0),
+    lambda task: task.s(n=1).apply_async(),
+]
+DATA = [{"n": 1, "kind": "x"}]
+
+
+@pytest.mark.parametrize("function", [run, run_async])
+def test_methods_of_a_base_are_called_around_publishing_and_running(function: Any) -> None:
+    """With the same arguments where it is published and where it runs."""
     app = new_app()
-    app.conf.task_always_eager = eager
-    app.conf.task_default_queue = "default_jobs"
+    task: Any = job_task(app, Called, base=Calls)(function)
+    for publish in WAYS:
+        Calls.seen.clear()
+        assert app.AsyncResult(publish(task).id).get() == Done(n=1)
+        assert Calls.seen[:2] == [f"publish {DATA} {{}}", "call ['Of']"]
 
-    @job_task(app, Called, base=Calls)
-    def run(input: Of) -> Done:  # noqa: A002
-        return Done(n=input.n)
 
-    Calls.seen.clear()
-    task: Any = run
-    data = [{"n": 1, "kind": "x"}]
-    if eager:
-        publish(task)
-    else:
-        with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=60):
-            app.AsyncResult(publish(task).id).get(timeout=60)
-    assert Calls.seen[:2] == [f"publish {data} {{}}", "call ['Of']"]
-    if not eager:
-        assert Calls.seen[2:] == [f"success {data} {{}}"]
+@pytest.mark.parametrize("function", [run, run_async])
+def test_methods_of_a_base_are_called_in_a_worker(function: Any) -> None:
+    app = new_app()
+    app.conf.update(task_always_eager=False, task_default_queue="default_jobs")
+    task: Any = job_task(app, Called, base=Calls)(function)
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=60):
+        for publish in WAYS:
+            Calls.seen.clear()
+            assert app.AsyncResult(publish(task).id).get(timeout=60) == Done(n=1)
+            wait_until(lambda: len(Calls.seen) == 3, "its hook has run")
+            assert Calls.seen == [f"publish {DATA} {{}}", "call ['Of']", f"success {DATA} {{}}"]
 
 
 def test_called_directly_its_own_call_runs_around_the_function() -> None:
-    app = new_app()
-
-    @job_task(app, Called, base=Calls)
-    def run(input: Of) -> Done:  # noqa: A002
-        return Done(n=input.n)
-
+    task: Any = job_task(new_app(), Called, base=Calls)(run)
     Calls.seen.clear()
-    assert run(Of(n=3)) == Done(n=3)
+    assert task(Of(n=3)) == Done(n=3)
     assert Calls.seen == ["call ['Of']"]
 
 
