@@ -136,7 +136,6 @@ class Client(ABC):
         self._check_queue(queue)
         self._check_type(queue_type)
         self.run(lambda session: self._declare(session, queue, queue_type))
-        self._known_types.setdefault(queue, queue_type)
 
     def delete_queue(self, queue: str) -> None:
         """Remove a queue with its jobs. What workers hold of it does not come back.

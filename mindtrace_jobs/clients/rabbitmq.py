@@ -111,6 +111,8 @@ class RabbitMQClient(Client):
     def declare_queue(self, queue: str, queue_type: QueueType = QueueType.FIFO) -> None:
         try:
             super().declare_queue(queue, queue_type)
+            # The broker does not tell.
+            self._known_types.setdefault(queue, queue_type)
         except BrokerError as error:
             if not isinstance(error.__cause__, PreconditionFailed):
                 raise

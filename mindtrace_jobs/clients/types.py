@@ -53,6 +53,8 @@ class QueueInfo(BaseModel):
     """A queue at one moment. None: this broker does not tell.
 
     Attributes:
+        type: As it was declared first; also None for a plain queue on Redis or in memory, one that somebody made who knows
+            no types, such as a Celery worker.
         ready: Jobs waiting to be received.
         unacknowledged: Jobs received and not yet acknowledged.
         delayed: Jobs waiting for their time.

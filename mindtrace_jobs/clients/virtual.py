@@ -74,8 +74,8 @@ class VirtualClient(Client):
                 f"queue {queue!r} exists with type {found or 'plain'!r} and is used as it is, not as {str(queue_type)!r}; "
                 "delete_queue() it first to change its type",
             )
-            if found:
-                self._known_types[queue] = QueueType(found)
+        if found:
+            self._known_types[queue] = QueueType(found)
 
     def _type_of(self, queue: str) -> str | None:
         found: str | None = self.run(lambda session: session.channel.queue_type(queue))

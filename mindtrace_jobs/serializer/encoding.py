@@ -213,8 +213,9 @@ def _encode_model(value: BaseModel, declared: type[BaseModel] | None) -> Any:
             # What the declared types bring back needs no tags, which other processes may know by another name.
             with suppress(EncodeError):
                 return _verified(TAGGED, [tag, _encode_fields(value, _encode_declared), *rest], value)
-            _need_tags.add(cls)
-        return _verified(TAGGED, [tag, _encode_fields(value, _encode_inner), *rest], value)
+        found = _verified(TAGGED, [tag, _encode_fields(value, _encode_inner), *rest], value)
+        _need_tags.add(cls)
+        return found
     except RecursionError as error:
         raise EncodeError(f"{cls.__qualname__} is nested too deeply, or contains itself") from error
     except EncodeError:

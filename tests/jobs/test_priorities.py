@@ -45,6 +45,15 @@ def test_a_queue_that_a_worker_made_becomes_a_priority_queue_when_it_is_declared
         assert orders(orchestrator) == ["9", "5", "plain", "0"]
 
 
+def test_the_type_of_a_queue_is_what_it_is_and_not_what_was_asked_for(app: Any) -> None:
+    with Orchestrator.from_celery(app) as orchestrator:
+        with pytest.warns(RuntimeWarning, match="exists with type 'plain'"):
+            orchestrator.declare_queue("images", "fifo")
+        assert orchestrator.queue_info("images").type is None
+        with pytest.warns(RuntimeWarning, match=WARNING):
+            orchestrator.publish_message("images", image_job(priority=9))
+
+
 @pytest.mark.parametrize("how", ["publish_message", "publish_many", "task.submit"])
 def test_publishing_with_a_priority_to_a_queue_without_a_type_warns_once(app: Any, how: str) -> None:
     task: Any = job_task(app, ImageSchema)(run)

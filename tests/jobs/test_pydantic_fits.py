@@ -272,6 +272,19 @@ def test_a_class_with_validators_of_its_own_refuses_and_keeps_unknown_fields() -
 # --- a script that is producer and module
 
 
+class Tagless(JobInput):
+    leaf: Any = None
+    cat: Cat | None = None
+    either: int | str = 0
+
+
+def test_one_value_that_cannot_travel_does_not_change_how_others_of_its_class_do() -> None:
+    before = dumps(Tagless(cat=Cat(), either="x"))
+    with pytest.raises(EncodeError):
+        dumps(Tagless(leaf=object()))
+    assert dumps(Tagless(cat=Cat(), either="x")) == before
+
+
 SCRIPT = """
 import sys
 from typing import Any
