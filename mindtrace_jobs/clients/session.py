@@ -62,6 +62,15 @@ class Session:
         #: What a client keeps with this channel, such as its publisher confirms.
         self.extra: Any = None
 
+    @property
+    def lost(self) -> bool:
+        """Whether the driver has noticed that the connection is gone, while something was written to it, say.
+
+        Kombu makes another one then when it is asked to read, silently, with none of this one's consumers.
+        """
+        driver = self.connection._connection
+        return isinstance(driver, AmqpConnection) and not driver.connected
+
     def answer_within(self, seconds: float) -> None:
         """From now on take the broker for lost if it does not answer so soon."""
         answer_within(self.connection, seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import deque
@@ -161,7 +162,13 @@ class Source:
 
 
 def drain(session: Session, timeout: float) -> bool:
-    """Let the connection deliver what has arrived; False when nothing did within ``timeout`` seconds."""
+    """Let the connection deliver what has arrived; False when nothing did within ``timeout`` seconds.
+
+    Raises:
+        ConnectionError: the connection was lost before.
+    """
+    if session.lost:
+        raise ConnectionResetError(errno.ECONNRESET, "the connection was lost")
     try:
         # Some drivers take 0 for "no timeout".
         session.connection.drain_events(timeout=max(timeout, 0.001))

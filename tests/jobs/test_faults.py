@@ -259,6 +259,36 @@ def remote_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
+def test_a_consumer_goes_on_after_an_acknowledgement_finds_its_connection_cut(
+    remote_url: str, proxy_to: Callable[[str], TcpProxy]
+) -> None:
+    """Writing to it fails then, and not reading from it."""
+    proxy = proxy_to(remote_url)
+    options = {"lease": 1.0} if remote_url.startswith("redis") else {}
+    ran: list[str] = []
+
+    def handle(job: Job[ImageSchema]) -> None:
+        ran.append(job.payload.input.url)
+        if len(ran) in (1, 3):
+            proxy.cut(reset=True)
+            time.sleep(0.1)  # the reset is there before the acknowledgement is written
+
+    with (
+        Orchestrator.from_url(remote_url) as publisher,
+        Orchestrator.from_url(proxy.url(remote_url), client_options=options) as orchestrator,
+    ):
+        publisher.declare_queue("q")
+        publisher.publish_many("q", [image_job(name) for name in "abc"])
+        consumer: Consumer[ImageSchema] = Consumer(orchestrator, "q", handle)
+        thread = threading.Thread(target=consumer.run_forever, daemon=True)
+        thread.start()
+        wait_until(lambda: set(ran) == set("abc"), "all jobs run")
+        publisher.publish_message("q", image_job("later"))
+        wait_until(lambda: "later" in ran, "what comes later runs")
+        consumer.stop()
+        thread.join()
+
+
 def test_a_consumer_goes_on_after_its_connection_is_cut(remote_url: str, proxy_to: Callable[[str], TcpProxy]) -> None:
     proxy = proxy_to(remote_url)
     options = {"lease": 1.0} if remote_url.startswith("redis") else {}
