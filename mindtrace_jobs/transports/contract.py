@@ -222,13 +222,28 @@ class JobsChannel(Protocol):
         """The work is done: forget the message, and wait for the broker's word.
 
         ``lost_deliveries`` tells afterwards whether the message had been requeued by others before. ``record`` is kept in the
-        same step, unless it had.
+        same step, unless it had. If the broker does not take it, this raises, and the broker is told again, as long as the
+        channel is open, until ``release``.
         """
 
     def ack_nowait(self, delivery_tag: str, record: Record | None = None) -> None:
         """As ``acknowledge``, without waiting: it may be sent together with the channel's next command.
 
-        A message that had been requeued before shows in ``lost_deliveries`` at the latest with that command.
+        A message that had been requeued before shows in ``lost_deliveries`` at the latest with that command. If the broker
+        does not take it, it is told again as after ``acknowledge``; that raises only if it shows at once, and the next
+        ``start`` waits for the broker's word.
+        """
+
+    def replace(self, delivery_tag: str, message: Payload, queue: str) -> None:
+        """Put a message into a queue, made if need be, in the place of a held one, which is forgotten: in one step.
+
+        A held message that had been requeued by others before shows in ``lost_deliveries`` afterwards, and nothing is
+        published. If the broker refuses, the message is held as before.
+
+        Args:
+            delivery_tag: The held message.
+            message: As for ``basic_publish``; it may be delayed.
+            queue: The queue.
         """
 
     def release(self, delivery_tag: str) -> None:

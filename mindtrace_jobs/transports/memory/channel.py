@@ -177,6 +177,20 @@ class Channel(memory.Channel):
         Raises:
             ChannelError: if ``mandatory``, 404 when there is no such exchange and 312 when no queue is bound for it.
         """
+        payload, delay = self._prepared(message, exchange, routing_key)
+        if not exchange:
+            self.broker.put((routing_key,), payload, delay)
+            return
+        with self.broker.lock:
+            if mandatory:
+                self._require_exchange(exchange, "Channel.basic_publish")
+            queues = self._lookup(exchange, routing_key)
+            if mandatory and not queues:
+                raise NoRoute(exchange, routing_key)
+            self.broker.put(queues, payload, delay)
+
+    def _prepared(self, message: Payload, exchange: str, routing_key: str) -> tuple[Payload, float]:
+        """The message as the broker keeps it, and the seconds for which it is held back."""
         properties = {**message["properties"]}
         delay = float(properties.pop(DELAY_PROPERTY, None) or 0)
         body, properties["body_encoding"] = self.encode_body(message["body"], self.body_encoding)
@@ -188,16 +202,7 @@ class Channel(memory.Channel):
             "headers": {**(message.get("headers") or {})},
             "properties": properties,
         }
-        if not exchange:
-            self.broker.put((routing_key,), payload, delay)
-            return
-        with self.broker.lock:
-            if mandatory:
-                self._require_exchange(exchange, "Channel.basic_publish")
-            queues = self._lookup(exchange, routing_key)
-            if mandatory and not queues:
-                raise NoRoute(exchange, routing_key)
-            self.broker.put(queues, payload, delay)
+        return payload, delay
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """A batch that publishes at once: there is no round trip to save."""
@@ -261,6 +266,14 @@ class Channel(memory.Channel):
             self.broker.requeue(self.session, delivery_tag, front=False)
         else:
             self.broker.reject(self.session, delivery_tag)
+
+    def replace(self, delivery_tag: str, message: Payload, queue: str) -> None:
+        with self.broker.lock:
+            if not self.holds(delivery_tag):
+                self.lost_deliveries.add(delivery_tag)
+                return
+            self.broker.put((queue,), *self._prepared(message, "", queue))
+            self.basic_ack(delivery_tag)
 
     def requeue(self, delivery_tag: str) -> None:
         self.broker.requeue(self.session, delivery_tag)

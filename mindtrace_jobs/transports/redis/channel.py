@@ -394,6 +394,12 @@ class Channel(kombu_redis.Channel):
         """See ``JobsChannel.ack_nowait``."""
         self.deliveries.ack_nowait(delivery_tag, record)
 
+    def replace(self, delivery_tag: str, message: Payload, queue: str) -> None:
+        """See ``JobsChannel.replace``."""
+        self._inplace_augment_message(message, "", queue)
+        self._refuse_reserved(queue, "Channel.basic_publish")
+        self.deliveries.replace(delivery_tag, queue, message)
+
     def requeue(self, delivery_tag: str) -> None:
         """See ``JobsChannel.requeue``."""
         self.deliveries.requeue(delivery_tag)
@@ -439,6 +445,7 @@ class Channel(kombu_redis.Channel):
             self._registered = False
             self.waiter.close()
             self._wire.close()
+            self.deliveries.close()
             subclient = self.__dict__.get("subclient")
             if subclient is not None:
                 subclient.close()

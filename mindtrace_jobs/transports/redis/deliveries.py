@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from mindtrace_jobs.transports.contract import Record
+from mindtrace_jobs.transports.contract import Payload, Record
 from mindtrace_jobs.transports.redis.connections import Connections
 from mindtrace_jobs.transports.redis.leases import keeper
 from mindtrace_jobs.transports.redis.store import Held, Step, Store, clock
@@ -51,11 +51,19 @@ class Deliveries:
         self._settled = settled
         #: Claimed and not yet passed to a consumer.
         self._inbox: deque[Held] = deque()
-        #: Acknowledged here, and not yet at the server.
+        #: Acknowledged here, and not yet sent to the server.
         self._finished: deque[Step] = deque()
+        #: Acknowledged here, though the server took it not, or was lost before it said so: it is told again.
+        self._unacknowledged: dict[str, Record | None] = {}
+        #: Those of them whose caller got an error, and expects them again when this ends.
+        self._reported: set[str] = set()
+        #: Whether the last step that was posted failed, so that the next start waits for the server's word.
+        self._refused = False
         #: Tags that could not be acknowledged at once, and were later.
         self._acknowledged_later: set[str] = set()
         self._renewing = False
+        #: When it gives up acknowledging what is left, once it is closed.
+        self._until: float | None = None
 
     # --- receiving
 
@@ -98,61 +106,121 @@ class Deliveries:
         held = self.held.get(tag)
         if held is None or (record is None and held.started):
             return True  # if it was lost, whoever holds it will learn
-        if record is None:
+        if record is None and not self._refused:
             held.started = True
-            self.store.acknowledge_and_start_nowait(self._take_finished(), (tag, None), self._too_late)
+            self._tell((tag, None), wait=False)
             return True
-        lost, held.started = self.store.acknowledge_and_start(self._take_finished(), (tag, record))
-        for other in lost:
-            self._too_late(other)
+        held.started = self._tell((tag, record), wait=True)
         return held.started
+
+    def _tell(self, starting: Step | None, *, wait: bool) -> bool:
+        """Send the acknowledgements that were put off, and that a delivery starts; returns whether it may start.
+
+        Args:
+            starting: The delivery, and its job's record.
+            wait: Wait for the server's word. Then what it did not take before is sent again, too.
+        """
+        again = list(self._unacknowledged.items()) if wait else []
+        finished = self._take_finished()
+        try:
+            if not wait:
+                self.store.acknowledge_and_start_nowait(
+                    finished, starting, self._too_late, lambda error: self._not_told(finished, starting, error)
+                )
+                return True
+            lost, started = self.store.acknowledge_and_start([*again, *finished], starting)
+        except BaseException as error:
+            self._not_told(finished, starting, error)
+            raise
+        self._refused = False
+        self._told_again([tag for tag, _ in again])
+        for tag in lost.difference(tag for tag, _ in again):
+            self._too_late(tag)
+        return started
+
+    def _not_told(self, finished: Sequence[Step], starting: Step | None, error: BaseException) -> None:
+        """The server did not take a step, or may not have."""
+        self._unacknowledged.update(finished)
+        held = self.held.get(starting[0]) if starting is not None else None
+        if held is not None:
+            held.started = False
+        self._refused = True
+        if finished:
+            logger.warning("%d acknowledgement(s) not taken yet, tried again: %s", len(finished), error)
+
+    def _told_again(self, tags: Sequence[str]) -> None:
+        """What the server did not take before is acknowledged now. What is not there any more was so at the first try."""
+        for tag in tags:
+            self._unacknowledged.pop(tag, None)
+        self._reported.difference_update(tags)
+        self._acknowledged_later.update(tags)
 
     # --- settling
 
     def acknowledge(self, tag: str, record: Record | None = None) -> None:
-        """Remove a delivery from the server, and wait for its word: ``lost`` tells then whether that came too late."""
-        self._settle(
-            [tag], lambda mine: self.store.acknowledge_and_start([(held.tag, record) for held in mine], None)[0]
-        )
+        """Remove a delivery from the server, and wait for its word: ``lost`` tells then whether that came too late.
+
+        If that fails, it is tried again when leases are renewed.
+        """
+        try:
+            self._settle(
+                [tag], lambda mine: self.store.acknowledge_and_start([(held.tag, record) for held in mine], None)[0]
+            )
+        except BaseException:
+            self._acknowledge_later({tag: record})
+            raise
         self._settled(tag)
 
     def ack_nowait(self, tag: str, record: Record | None = None, *, at_once: bool = False) -> None:
         """Remove a delivery from the server; a lease that was lost before is reported with the next command.
 
         It is sent with what is done next, if another message is in the inbox already: to start or settle that. If it
-        cannot be sent, it is tried again when leases are renewed.
+        fails, it is tried again when leases are renewed.
 
         Args:
             tag: The delivery.
             record: Kept on the server in the same step, unless the lease was lost before.
             at_once: Send it now.
         """
-        held = self.held.get(tag)
-        if held is not None:
-            # What is missing on the server from here on is not lost.
-            held.settling = True
-            self._finished.append((tag, record))
+        held = self.held.pop(tag, None)
+        if held is None and tag not in self._unacknowledged:
+            if tag not in self._acknowledged_later:
+                self._too_late(tag)
+            self._settled(tag)
+            return
+        self._finished.append((tag, self._unacknowledged.pop(tag, record)))
+        try:
             if at_once or not self._inbox:
-                try:
-                    self.flush()
-                except BaseException:
-                    held.settling, held.done = False, True
-                    raise
-            self.held.pop(tag, None)
-        elif tag not in self._acknowledged_later:
-            self._too_late(tag)
-        self._settled(tag)
+                self.flush()
+        except BaseException:
+            if at_once:
+                self._reported.add(tag)
+            raise
+        finally:
+            if held is not None:
+                self._settled(tag)
 
     def acknowledge_many(self, tags: Sequence[str]) -> None:
         """Acknowledge several deliveries in one round trip. If it fails, it is tried again when leases are renewed."""
         try:
             self._settle(tags, lambda mine: self.store.acknowledge([held.tag for held in mine]))
         except BaseException:
-            for held in [held for tag in tags if (held := self.held.get(tag))]:
-                held.done = True
+            self._acknowledge_later(dict.fromkeys(tags))
             raise
         for tag in tags:
             self._settled(tag)
+
+    def _acknowledge_later(self, steps: Mapping[str, Record | None]) -> None:
+        for tag, record in steps.items():
+            if self.held.pop(tag, None) is not None:
+                self._unacknowledged[tag] = record
+                self._reported.add(tag)
+                self._settled(tag)
+
+    def replace(self, tag: str, queue: str, payload: Payload) -> None:
+        """Add a message to a queue in the place of a delivery. If that fails, the delivery stays."""
+        self._settle([tag], lambda mine: set() if self.store.replace(mine[0].tag, queue, payload) else {tag})
+        self._settled(tag)
 
     def requeue(self, tag: str, *, front: bool = True) -> None:
         """Requeue a delivery: it is the next one, or the last one."""
@@ -169,6 +237,8 @@ class Deliveries:
 
     def requeue_all(self) -> None:
         """Requeue everything, in its order: the holder goes away. Nothing is ``settled`` one by one."""
+        if self._unacknowledged:
+            self._tell(None, wait=True)
         self._requeue(set(self.held), vanished=True)
 
     def _requeue(self, tags: set[str], *, vanished: bool = False, front: bool = True) -> None:
@@ -181,13 +251,14 @@ class Deliveries:
 
     def release(self, tag: str) -> None:
         """Renew a delivery no longer that could not be settled: its message is back when its lease ends."""
+        self._unacknowledged.pop(tag, None)
         if self.held.pop(tag, None) is not None:
             self._settled(tag)
 
     def flush(self) -> None:
         """Send the acknowledgements that were put off."""
         if self._finished:
-            self.store.acknowledge_and_start_nowait(self._take_finished(), None, self._too_late)
+            self._tell(None, wait=False)
 
     def _take_finished(self) -> list[Step]:
         finished: list[Step] = []
@@ -235,15 +306,28 @@ class Deliveries:
         """Have nothing renewed any more."""
         keeper.discard(self)
 
+    def close(self) -> None:
+        """Let go of everything: it is back when its lease ends, but for what only has to be acknowledged yet."""
+        self.held.clear()
+        self._inbox.clear()
+        for tag in self._reported:
+            self._unacknowledged.pop(tag, None)
+        if self._unacknowledged:
+            self._until = clock() + self.store.lease
+            keeper.finish(self)
+
     def renew(self, wire: Wire) -> None:
         """Renew what is held and consumed, for the thread that does so, and acknowledge what could not be before."""
-        done = [held.tag for held in list(self.held.values()) if held.done]
-        if done:
-            # What is not there any more was removed at the first try.
-            self.store.acknowledge(done, wire)
-            self._acknowledged_later.update(done)
-            for tag in done:
-                self.release(tag)
+        again = list(self._unacknowledged.items())
+        if self._until is not None and clock() > self._until:
+            logger.warning("%d message(s) could not be acknowledged, and will be delivered again", len(again))
+            keeper.discard(self)
+            return
+        if again:
+            self.store.acknowledge_and_start(again, None, wire)
+            self._told_again([tag for tag, _ in again])
+        if self._until is not None:
+            keeper.discard(self)
         tags, consumed = list(self.held), self._consumed()
         if tags or consumed:
             self._renew(wire, tags, consumed)
@@ -274,4 +358,6 @@ class Deliveries:
         self.held.clear()
         self._inbox.clear()
         self._finished.clear()
+        self._unacknowledged.clear()
+        self._reported.clear()
         self._renewing = False

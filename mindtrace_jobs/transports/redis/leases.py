@@ -14,7 +14,7 @@ import select
 import sys
 import time
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from redis.exceptions import RedisError, ResponseError
@@ -66,6 +66,12 @@ class LeaseKeeper:
             self._holders.pop(id(holder), None)
         self._wake()
 
+    def finish(self, holder: Holder) -> None:
+        """Renew for this holder, though nobody else refers to it any more, until it says ``discard``."""
+        self.add(holder)
+        with self._lock:
+            self._holders[id(holder)] = lambda: holder
+
     def sweep(self, holder: Holder) -> int:
         """Restore what expired on a holder's server now, unless that was done a moment ago; returns how many."""
         server = holder.connections.server
@@ -86,7 +92,7 @@ class LeaseKeeper:
 
     def _reset(self) -> None:
         self._lock = _original("_thread", "allocate_lock")()
-        self._holders: dict[int, weakref.ref[Holder]] = {}
+        self._holders: dict[int, Callable[[], Holder | None]] = {}
         self._wires: dict[Hashable, Wire] = {}
         self._next_sweep: dict[Hashable, float] = {}
         #: To the thread, while there is one.

@@ -22,12 +22,13 @@ _PARTS = {
     "delete": ("place", "purge", "delete"),
     "expired": ("now", "expired"),
     "peek": ("now", "place", "promote", "peek"),
-    "publish": ("now", "place", "publish"),
+    "publish": ("now", "place", "add", "publish"),
     "purge": ("place", "purge", "purge_queue"),
     "register": ("now", "register"),
     "renew": ("now", "renew"),
+    "replace": ("now", "place", "add", "replace"),
     "requeue": ("now", "requeue"),
-    "route": ("now", "place", "route"),
+    "route": ("now", "place", "add", "route"),
     "stats": ("now", "place", "promote", "stats"),
 }
 

@@ -58,8 +58,6 @@ class Held:
     started: bool = False
     #: It is being acknowledged or requeued.
     settling: bool = False
-    #: Its work is done, but it could not be acknowledged: to be tried again.
-    done: bool = False
     #: By ``clock``: until then its lease has surely not run out.
     sure_until: float = 0.0
 
@@ -215,7 +213,11 @@ class Store:
         return {tag.decode() for tag in lost}, not cancelled
 
     def acknowledge_and_start_nowait(
-        self, finished: Sequence[Step], starting: Step | None, lost: Callable[[str], None]
+        self,
+        finished: Sequence[Step],
+        starting: Step | None,
+        lost: Callable[[str], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         """As ``acknowledge_and_start``, sent and not waited for.
 
@@ -223,6 +225,7 @@ class Store:
             finished: As there.
             starting: As there.
             lost: Called, when the answer is read, with each tag that was not this holder's any more.
+            failed: Called with the error if the server refuses, or is lost before it answers.
         """
 
         def then(reply: Any) -> None:
@@ -230,7 +233,19 @@ class Store:
                 lost(tag.decode())
             _report_unwritten(reply[2])
 
-        self.wire.post(self.scripts["acknowledge"], _acknowledge_args(finished, starting), then)
+        self.wire.post(self.scripts["acknowledge"], _acknowledge_args(finished, starting), then, failed)
+
+    def replace(self, tag: str, queue: str, payload: Payload) -> bool:
+        """Add a message to a queue, declared if need be, in the place of a delivery; False if that was lost before.
+
+        Raises:
+            NotImplementedError: the message comes with a record, which only a new one has.
+        """
+        payload, delay, record = _told(payload)
+        if record is not None:
+            raise NotImplementedError("a record is kept together with a new message, not with one in another's place")
+        args = (tag, queue, self._expires.get(queue, 0), self._step(payload), delay, messages.dump(payload))
+        return bool(self.wire.script(self.scripts["replace"], args=args))
 
     def requeue(self, deliveries: Sequence[Held], *, vanished: bool = False, front: bool = True) -> set[str]:
         """Put deliveries back into their queues, in their order; returns those that were lost before.

@@ -20,8 +20,8 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from mindtrace_jobs.transports.redis.scripts import Script
 
 Command = Sequence[Any]
-#: A script that was sent, its arguments, and what is to be told its result.
-_Posted = tuple[Script, Sequence[Any], Callable[[Any], None] | None]
+#: A script that was sent, its arguments, and what is to be told its result, or why there is none.
+_Posted = tuple[Script, Sequence[Any], Callable[[Any], None], Callable[[Exception], None]]
 
 #: What a command in a script said, as Redis before 7 wraps it.
 _OF_A_SCRIPT = re.compile(r"Error running script .*: -([A-Z]+ .*)", re.DOTALL)
@@ -75,12 +75,15 @@ class Wire:
                 self._send(connection, [("EVAL", script.text, len(keys), *keys, *args)])
                 return self._read(connection)
 
-    def post(self, script: Script, args: Sequence[Any], then: Callable[[Any], None] | None = None) -> None:
+    def post(
+        self, script: Script, args: Sequence[Any], then: Callable[[Any], None], failed: Callable[[Exception], None]
+    ) -> None:
         """Run a script without keys and without waiting for its result.
 
         It is sent before this returns, and done before whatever this wire sends later, unless the server has forgotten
         the script: then it is done as soon as that is known. The result is read with the next command, or by
-        ``collect``, and passed to ``then``; an error of the server, or a lost connection, is passed on to nobody.
+        ``collect``, and passed to ``then``; to ``failed`` goes what the server says if it refuses, or that the connection
+        was lost, so that nobody knows whether it was done.
         """
         with self._exclusive():
             connection = self._ready()
@@ -89,7 +92,7 @@ class Wire:
             command = ("EVALSHA", script.sha) if known else ("EVAL", script.text)
             self._send(connection, [(*command, 0, *args)])
             self._known(connection).add(script.sha)
-            self._owed.append((script, args, then))
+            self._owed.append((script, args, then, failed))
 
     def collect(self) -> None:
         """Read the results of what was posted, if they have arrived; while another thread uses this wire, nothing."""
@@ -242,17 +245,21 @@ class Wire:
         owed, self._owed = self._owed, deque()
         try:
             replies = [self._read_or_error(connection) for _ in owed]
-            for index, (script, args, _) in enumerate(owed):
+            for index, (script, args, *_) in enumerate(owed):
                 if isinstance(replies[index], NoScriptError):
                     replies[index] = self._exchange(connection, [("EVAL", script.text, 0, *args)])[0]
-        except (RedisError, OSError):
+        except (RedisError, OSError) as error:
             self._close()
-            return
+            replies = [error] * len(owed)
         except BaseException:
             self._close()
+            for *_, failed in owed:
+                failed(ConnectionError("interrupted while its answer was read"))
             raise
-        for (_, _, then), reply in zip(owed, replies, strict=True):
-            if then is not None and not isinstance(reply, Exception):
+        for (_, _, then, failed), reply in zip(owed, replies, strict=True):
+            if isinstance(reply, Exception):
+                failed(reply)
+            else:
                 then(reply)
 
     def _send(self, connection: Any, commands: Sequence[Command]) -> None:

@@ -15,37 +15,18 @@ if ARGV[4] ~= '' then
   end
   redis.call('DEL', ARGV[7])
 end
-local kind = redis.call('HGET', QUEUES, queue)
-if not kind then
-  kind = ''
-  if ARGV[2] == '1' then
-    local exists = 0
-    for step = 1, #STEPS do exists = exists + redis.call('EXISTS', list(queue, step)) end
-    if exists == 0 then
-      kind = 'fifo'
-      redis.call('HSET', QUEUES, queue, kind)
-    end
-  end
-end
-local function add()
-  for i = first, #ARGV, 3 do
-    if ARGV[i + 1] == '0' then
-      place(kind, queue, tonumber(ARGV[i]), ARGV[i + 2])
-    else
-      redis.call('ZADD', PREFIX .. queue .. DELAYED, now() + tonumber(ARGV[i + 1]), ARGV[i] .. ':' .. ARGV[i + 2])
-    end
-  end
+local kind = kind_of(queue, ARGV[2] == '1')
+local function add_all()
+  for i = first, #ARGV, 3 do add(kind, queue, ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
 end
 if first == 5 then
-  add()
+  add_all()
 else
-  local added, problem = pcall(add)
+  local added, problem = pcall(add_all)
   if not added then
     redis.call('DEL', ARGV[4])
     error(problem)
   end
 end
-if ARGV[3] ~= '0' then
-  for step = 1, #STEPS do redis.call('PEXPIRE', list(queue, step), ARGV[3]) end
-end
+expire(queue, ARGV[3])
 return 1

@@ -47,10 +47,6 @@ end
 local count = 0
 for queue in pairs(queues) do
   count = count + 1
-  if ARGV[5] == '0' then
-    place(redis.call('HGET', QUEUES, queue) or '', queue, tonumber(ARGV[4]), ARGV[6])
-  else
-    redis.call('ZADD', PREFIX .. queue .. DELAYED, now() + tonumber(ARGV[5]), ARGV[4] .. ':' .. ARGV[6])
-  end
+  add(kind_of(queue), queue, ARGV[4], ARGV[5], ARGV[6])
 end
 return count
