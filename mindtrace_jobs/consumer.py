@@ -15,10 +15,11 @@ from mindtrace_jobs._arguments import check_count, check_seconds, listed
 from mindtrace_jobs.clients import Delivery, Source, is_dead_letter_queue
 from mindtrace_jobs.clients.base import LARGEST_PREFETCH
 from mindtrace_jobs.clients.names import check_queue
-from mindtrace_jobs.errors import BrokerError, ClosedError, ConfigurationError, DecodeError, JobsError
+from mindtrace_jobs.errors import BrokerError, ClosedError, ConfigurationError, DecodeError, JobsError, LeaseLostError
 from mindtrace_jobs.execution.handlers import is_async, set_output
 from mindtrace_jobs.execution.lifecycle import ReceivedJob
 from mindtrace_jobs.execution.retry import RetryPolicy
+from mindtrace_jobs.execution.unsettled import Unsettled
 from mindtrace_jobs.jobs import Job, JobOutput, JobSchema
 from mindtrace_jobs.logs import running, shown
 from mindtrace_jobs.orchestrator import Orchestrator, check_schema
@@ -31,17 +32,17 @@ SchemaT = TypeVar("SchemaT", bound=JobSchema[Any, Any])
 _POLL_INTERVAL = 0.25
 #: Seconds without a delivery after which the queues are asked whether they are empty.
 _IDLE_TIMEOUT = 0.05
-#: Pause in seconds after a job could not be settled.
-_REFUSED_PAUSE = 0.5
-#: Longest pause in seconds between two tries to reach the broker.
-_LONGEST_PAUSE = 30.0
+#: First and longest pause in seconds between two tries to reach the broker, and to begin with a job.
+_FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_PAUSE_OF_JOB = 0.1, 30.0, 5.0
 
 
 class Consumer(Generic[SchemaT]):
     """Runs the jobs of some queues, one at a time, with a handler.
 
     A job is acknowledged when its handler has returned and its result is recorded, so a process that is killed loses
-    none. While the result backend is away jobs run all the same, once, and are recorded when it is back. A handler that
+    none. While the result backend is away jobs run all the same, once, and are recorded when it is back. While the broker
+    takes no writes none begins; a job that has failed and whose retry, or dead letter, the broker refuses waits aside, and
+    those behind it run. A handler that
     raises has its job retried by the retry policy, then dead-lettered; raise ``RejectJob`` to dead-letter at once and
     ``RetryJob(delay=...)`` to choose the pause. Use it with a handler, or subclass it::
 
@@ -102,6 +103,8 @@ class Consumer(Generic[SchemaT]):
             self.schema = schema
         check_schema(self.schema)
         self._stopping = threading.Event()
+        #: Seconds to wait when a job cannot begin.
+        self._pause = _FIRST_PAUSE
 
     def run(self, job: Job[SchemaT]) -> JobOutput | None:
         """Do the work of one job; override it, or pass a handler."""
@@ -154,10 +157,12 @@ class Consumer(Generic[SchemaT]):
 
     def _loop(self, enough: Callable[[int], bool], *, until_empty: bool = False) -> int:
         done = 0
-        pause = 0.1
+        pause = _FIRST_PAUSE
+        unsettled = Unsettled(self.orchestrator.lifecycle)
         with self.orchestrator.client.consume(self.queues, self.prefetch) as source:
             # The stop order: receive no more, finish what runs, requeue what waits (closing the source), close.
             while not self._stopping.is_set() and not enough(done):
+                done += unsettled.try_due()
                 try:
                     delivery = source.next(_IDLE_TIMEOUT if until_empty else _POLL_INTERVAL)
                     if delivery is None and until_empty and self._empty(source):
@@ -167,9 +172,11 @@ class Consumer(Generic[SchemaT]):
                     self._stopping.wait(pause)
                     pause = min(pause * 2, _LONGEST_PAUSE)
                     continue
-                pause = 0.1
+                pause = _FIRST_PAUSE
                 if delivery is not None:
-                    done += self._handle(delivery)
+                    done += self._handle(delivery, source, unsettled)
+            if not self._stopping.is_set():
+                done += unsettled.try_due(at_once=True)
         self._stopping.clear()
         return done
 
@@ -179,14 +186,15 @@ class Consumer(Generic[SchemaT]):
         source.read_sent()  # what is on its way to this process is not ready any more
         return not source.buffered
 
-    def _handle(self, delivery: Delivery) -> int:
-        """Run one delivery to its end; 1 unless it only went back to wait."""
+    def _handle(self, delivery: Delivery, source: Source, unsettled: Unsettled) -> int:
+        """Run one delivery to its end; 1 unless it waits, or went back to wait."""
         lifecycle = self.orchestrator.lifecycle
+        received = lifecycle.described(delivery)
         try:
             # It may have waited here for long.
             delivery.confirm()
-            received = lifecycle.receive(delivery, self.retry.max_worker_losses)
-            if received is not None and lifecycle.start(received):
+            if lifecycle.may_run(received, self.retry.max_worker_losses) and lifecycle.start(received):
+                self._pause = _FIRST_PAUSE
                 self._run(received)
         except DecodeError:
             pass  # dead-lettered, and logged there
@@ -194,30 +202,47 @@ class Consumer(Generic[SchemaT]):
             self._requeue(delivery)
             raise
         except JobsError as error:
-            # The broker delivers it again; whatever was done may be done twice.
-            extra = {"action": "lose_delivery", **delivery.log_fields}
-            log.warning("job not settled, it will run again: %s", error, extra=extra)
-            self._requeue(delivery)
-            # What the broker refuses now it may refuse again at once.
-            self._stopping.wait(_REFUSED_PAUSE)
+            self._wait(received, error, source, unsettled)
             return 0
         except Exception as error:
-            self._fail_unexpectedly(delivery, error)
+            return self._fail_unexpectedly(received, error, source, unsettled)
         except BaseException:
             self._requeue(delivery)
             raise
         return 0 if delivery.postponed else 1
 
-    def _fail_unexpectedly(self, delivery: Delivery, error: Exception) -> None:
+    def _wait(self, received: ReceivedJob, error: JobsError, source: Source, unsettled: Unsettled) -> None:
+        """Have a job wait that the broker keeps from beginning, or from being settled."""
+        delivery = received.delivery
+        if delivery.settled or isinstance(error, LeaseLostError):
+            # The broker delivers it again; whatever was done may be done twice.
+            extra = {"action": "lose_delivery", **delivery.log_fields}
+            log.warning("job not settled, it will run again: %s", error, extra=extra)
+            self._requeue(delivery)
+        elif received.end is not None:
+            settled: Callable[[], None] | None = None
+            if not unsettled.full:
+                with suppress(BrokerError):  # which shows when the next one is received
+                    settled = source.set_aside()
+            unsettled.add(received, error, settled or (lambda: None))
+        else:
+            extra = {"action": "postpone_start", **delivery.log_fields}
+            log.warning("job not begun, tried again in %.1f s: %s", self._pause, error, extra=extra)
+            source.put_back(delivery)
+            self._stopping.wait(self._pause)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE_OF_JOB)
+
+    def _fail_unexpectedly(self, received: ReceivedJob, error: Exception, source: Source, unsettled: Unsettled) -> int:
         """Something failed around the job: counted and delayed like a failure of its own, so that it blocks nobody."""
+        delivery = received.delivery
         log.error("message not handled: %s", type(error).__name__, exc_info=error, extra=delivery.log_fields)
         try:
             if not delivery.settled:
-                lifecycle = self.orchestrator.lifecycle
-                lifecycle.fail(lifecycle.described(delivery), error, self.retry)
-        except JobsError:
-            self._requeue(delivery)
-            self._stopping.wait(_REFUSED_PAUSE)
+                self.orchestrator.lifecycle.fail(received, error, self.retry)
+        except JobsError as failure:
+            self._wait(received, failure, source, unsettled)
+            return 0
+        return 1
 
     @staticmethod
     def _requeue(delivery: Delivery) -> None:
@@ -229,9 +254,9 @@ class Consumer(Generic[SchemaT]):
         lifecycle = self.orchestrator.lifecycle
         try:
             job = lifecycle.decode(received, self.schema)
-        except JobsError:
-            raise  # it was refused, or could not be
-        except BaseException as error:  # of a validator that exits
+        except BaseException as error:  # of a validator that exits, or what keeps signatures from being verified
+            if received.end is not None:
+                raise  # it was refused, or could not be
             self._fail(received, error)
             return
         try:

@@ -8,6 +8,7 @@ from typing import Any
 from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry
 
 from mindtrace_jobs.errors import HandlerError, failure_of
+from mindtrace_jobs.execution.outcome import Outcome
 
 #: Attribute of an exception whose job is recorded and dead-lettered already: the message only has to go.
 _SETTLED = "_mindtrace_settled"
@@ -44,6 +45,27 @@ class JobReturned(Reject):  # type: ignore[misc]
 
     def __reduce__(self) -> Any:
         return _returned, (str(self.reason), self.stop)
+
+
+class JobUnsettled(JobReturned):
+    """A job whose end is decided and could not be carried out: the worker's main process tries again.
+
+    Attributes:
+        end: How it ends.
+        written: Whether that is in its record, or on its way to it.
+    """
+
+    def __init__(self, reason: str, end: Outcome, *, written: bool) -> None:
+        super().__init__(reason)
+        self.end = end
+        self.written = written
+
+    def __reduce__(self) -> Any:
+        return _unsettled, (str(self.reason), self.end, self.written)
+
+
+def _unsettled(reason: str, end: Outcome, written: bool) -> JobUnsettled:
+    return JobUnsettled(reason, end, written=written)
 
 
 def _returned(reason: str, stop: bool) -> JobReturned:

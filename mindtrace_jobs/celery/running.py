@@ -17,7 +17,7 @@ from kombu.serialization import loads, prepare_accept_content
 
 from mindtrace_jobs._serializer_entry import CONTENT_TYPE
 from mindtrace_jobs.celery.arguments import job_from
-from mindtrace_jobs.celery.errors import JobCancelled, JobRetried, JobReturned, mark_settled, sendable
+from mindtrace_jobs.celery.errors import JobCancelled, JobRetried, JobReturned, JobUnsettled, mark_settled, sendable
 from mindtrace_jobs.celery.records import EXHAUSTED, RECORDED, RUNNING
 from mindtrace_jobs.clients import Delivery, RecordWrite
 from mindtrace_jobs.errors import ConfigurationError, DecodeError, InvalidOutputError, JobsError, RetryJob, failure_of
@@ -228,16 +228,20 @@ class RunningJob:
         setattr(self._request, RECORDED, True)
 
     def _settling(self, work: Callable[[], Any]) -> Any:
-        """Do something; a job that could not be settled goes back to its queue."""
+        """Do something; a job that could not be settled is left to the main process, and one not begun goes back."""
+        received = self.received
         try:
             return work()
         except JobsError as error:
-            if self.received.delivery.settled or self._request.get(RECORDED):
+            if received.delivery.settled or self._request.get(RECORDED):
                 raise
+            if received.end is not None:
+                self._ended()
+                raise JobUnsettled(str(error), received.end, written=received.written) from error
             log.warning(
                 "job not settled, it will run again: %s",
                 error,
-                extra={"action": "lose_delivery", **self.received.log_fields},
+                extra={"action": "lose_delivery", **received.log_fields},
             )
             raise JobReturned(str(error)) from error
 

@@ -13,7 +13,7 @@ from weakref import WeakSet
 from mindtrace_jobs import _forks
 from mindtrace_jobs._arguments import check_count, check_seconds
 from mindtrace_jobs._callers import caller_level
-from mindtrace_jobs.clients.delivery import Delivery
+from mindtrace_jobs.clients.delivery import Delivery, prepared
 from mindtrace_jobs.clients.errors import ErrorMapping
 from mindtrace_jobs.clients.names import check_exchange, check_queue, check_routing_key
 from mindtrace_jobs.clients.redaction import Redactor
@@ -268,6 +268,19 @@ class Client(ABC):
             check_routing_key(routing_key)
             self.run(lambda session: self._publish(session, message, exchange, routing_key))
 
+    def publish_copy(self, original: object, message: Message, *, queue: str, delay: float = 0.0) -> None:
+        """Publish what takes the place of a message that is held; if that fails, it may be tried again.
+
+        As ``publish``, but a broker that is out of memory or disk for a while is not waited for, and gets no second copy
+        when it is tried again.
+
+        Args:
+            original: The delivery in whose place it is.
+            message, queue, delay: As for ``publish``, which tells the errors, too.
+        """
+        del original
+        self.publish(message, queue=queue, delay=delay)
+
     def publish_many(self, messages: Sequence[Message], queue: str) -> None:
         """Put many messages into one queue in as few round trips as the broker allows.
 
@@ -504,16 +517,8 @@ class Client(ABC):
         properties: Mapping[str, Any],
         publish: Callable[..., Any] | None = None,
     ) -> None:
-        """Hand one message to the channel, or to another ``publish``; a producer would only encode it."""
-        all_properties = {**message.properties, **properties, "delivery_mode": 2}
-        raw = session.channel.prepare_message(
-            message.body,
-            priority=all_properties.pop("priority", 0),
-            content_type=message.content_type,
-            content_encoding=message.content_encoding,
-            headers=message.headers,
-            properties=all_properties,
-        )
+        """Hand one message to the channel, or to another ``publish``."""
+        raw = prepared(session.channel, message, properties)
         (publish or session.channel.basic_publish)(raw, exchange=exchange, routing_key=routing_key, mandatory=True)
 
     def _after_fork_in_child(self) -> None:

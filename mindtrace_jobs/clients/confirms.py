@@ -39,8 +39,11 @@ class Confirms:
         self._last_tag += 1
         self._pending[self._last_tag] = key
 
-    def wait(self) -> dict[str, tuple[str, bool]]:
-        """Wait for the broker's word on all that was published.
+    def wait(self, timeout: float | None = None) -> dict[str, tuple[str, bool]]:
+        """Wait for the broker's word on all that was published. After UnconfirmedError it can be waited for again.
+
+        Args:
+            timeout: Seconds, if not the usual ones; 0: only read what is there.
 
         Returns:
             For each key that was not accepted: what the broker said, and whether no queue was there to take it.
@@ -48,18 +51,19 @@ class Confirms:
         Raises:
             UnconfirmedError: no word within the timeout; the messages may or may not be there.
         """
-        deadline = time.monotonic() + self._timeout
+        timeout = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
         while self._pending:
             left = deadline - time.monotonic()
-            if left <= 0:
-                raise UnconfirmedError(
-                    f"the broker did not confirm {len(self._pending)} message(s) within {self._timeout:g} s; it may be "
-                    "blocking publishers because memory or disk run out (see its log)"
-                )
             try:
-                self._session.connection.drain_events(timeout=left)
+                self._session.connection.drain_events(timeout=max(left, 0.001))  # 0 would be no limit
             except TimeoutError:
-                continue
+                if left > 0:
+                    continue
+                raise UnconfirmedError(
+                    f"the broker did not confirm {len(self._pending)} message(s) within {timeout:g} s; it may be "
+                    "blocking publishers because memory or disk run out (see its log)"
+                ) from None
         refused, self._refused = self._refused, {}
         return refused
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
 from mindtrace_jobs.clients.types import is_dead_letter_queue
-from mindtrace_jobs.errors import BrokerError, LeaseLostError
-from mindtrace_jobs.transports.contract import JobsChannel, Record
+from mindtrace_jobs.errors import BrokerError, JobsError, LeaseLostError
+from mindtrace_jobs.transports.contract import DELAY_PROPERTY, JobsChannel, Record
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import Message
 
@@ -44,6 +44,13 @@ class RecordWrite(Protocol):
         """
 
 
+class Publisher(Protocol):
+    """The part of a client that publishes."""
+
+    def publish_copy(self, original: object, message: Message, *, queue: str, delay: float = 0.0) -> None:
+        """Put into a queue what takes the place of a message that is held."""
+
+
 class Delivery(ABC):
     """One message, received and not yet settled. Settle it exactly once: ``acknowledge`` or ``requeue``.
 
@@ -63,6 +70,11 @@ class Delivery(ABC):
         self.settled = False
         #: Whether a copy waits in its place, so that settling it did not end the job.
         self.postponed = False
+
+    @property
+    def replaced_in_one_step(self) -> bool:
+        """Whether ``replace`` is one step on the broker."""
+        return False
 
     @property
     def redelivered(self) -> bool:
@@ -134,6 +146,22 @@ class Delivery(ABC):
             EncodeError: the output would not come back as it is; the message is not acknowledged.
         """
 
+    def replace(self, publisher: Publisher, message: Message, queue: str, delay: float = 0.0) -> None:
+        """Publish a message in its place, and acknowledge it: in one step where the broker can, else in this order.
+
+        If the message is not published, this is not settled, and may be tried again.
+
+        Args:
+            publisher: The client.
+            message, queue, delay: As for ``Client.publish``.
+
+        Raises:
+            LeaseLostError: its lease had run out; where it is one step nothing is published then.
+            PublishError, BrokerError: the message is not published, as far as is known.
+        """
+        publisher.publish_copy(self, message, queue=queue, delay=delay)
+        self.acknowledge()
+
     @abstractmethod
     def requeue(self) -> None:
         """Return it to the front of its queue. Raises as ``acknowledge`` does."""
@@ -175,16 +203,10 @@ class KombuDelivery(Delivery):
     def _settle(self, how: Callable[..., None], *args: Any) -> None:
         try:
             self._mapped(how, *args)
-        except BaseException:
-            self._abandon()
-            raise
         finally:
             self.settled = True
             if self._on_settled is not None:
                 self._on_settled()
-
-    def _abandon(self) -> None:
-        """It could not be settled, and nobody works on it any more."""
 
 
 class ChannelDelivery(KombuDelivery):
@@ -210,6 +232,10 @@ class ChannelDelivery(KombuDelivery):
         self._channel = channel
         self._streamed = streamed
 
+    @property
+    def replaced_in_one_step(self) -> bool:
+        return True
+
     def confirm(self) -> None:
         if not self._mapped(self._channel.holds, self._raw.delivery_tag):
             raise LeaseLostError(
@@ -228,18 +254,38 @@ class ChannelDelivery(KombuDelivery):
         if write is not None and record is None:
             write.finish()
         tag = self._raw.delivery_tag
-        self._settle(self._channel.ack_nowait if self._streamed or at_once else self._channel.acknowledge, tag, record)
-        if tag in self._channel.lost_deliveries:
+        try:
+            self._settle(
+                self._channel.ack_nowait if self._streamed or at_once else self._channel.acknowledge, tag, record
+            )
+        except JobsError:
+            if at_once or not self._streamed:
+                self._channel.release(tag)
+                raise
+            # The channel tells the broker again, and has said so. While the broker takes nothing the next start fails.
+        self._check_lease()
+
+    def replace(self, publisher: Publisher, message: Message, queue: str, delay: float = 0.0) -> None:
+        del publisher  # one step of its own channel
+        properties = {DELAY_PROPERTY: delay} if delay > 0 else {}
+        self._mapped(self._channel.replace, self._raw.delivery_tag, prepared(self._channel, message, properties), queue)
+        self._settle(lambda: None)
+        self._check_lease()
+
+    def _check_lease(self) -> None:
+        if self._raw.delivery_tag in self._channel.lost_deliveries:
             raise LeaseLostError(
                 f"the lease of a job from {self.queue!r} ran out before it was acknowledged, so it is run again "
                 "elsewhere: was this process paused, or cut off from the broker?"
             )
 
     def requeue(self) -> None:
-        self._settle(self._channel.requeue, self._raw.delivery_tag)
-
-    def _abandon(self) -> None:
-        self._channel.release(self._raw.delivery_tag)
+        tag = self._raw.delivery_tag
+        try:
+            self._settle(self._channel.requeue, tag)
+        except BaseException:
+            self._channel.release(tag)
+            raise
 
 
 class StartMarks(Protocol):
@@ -297,7 +343,11 @@ class AmqpDelivery(KombuDelivery):
         return self._marked
 
     def confirm(self) -> None:
-        """Nothing to do: what AMQP delivers stays with the connection."""
+        """What AMQP delivers stays with the channel, as long as that is open."""
+        if not self._raw.channel.is_open:
+            raise LeaseLostError(
+                f"the connection over which a job from {self.queue!r} came is lost, so it is delivered again"
+            )
 
     def start(self, write: RecordWrite | None = None, *, exact: bool = False) -> bool:
         if write is not None and not write.start():
@@ -330,6 +380,25 @@ class AmqpDelivery(KombuDelivery):
                 extra={"action": "count_losses", **self.log_fields},
             )
             return None
+
+
+def prepared(channel: Any, message: Message, properties: Mapping[str, Any]) -> Any:
+    """A message as a Kombu channel publishes it; a producer would only encode it.
+
+    Args:
+        channel: Kombu's.
+        message: The message.
+        properties: Properties beside its own, of which these come before.
+    """
+    all_properties = {**message.properties, **properties, "delivery_mode": 2}
+    return channel.prepare_message(
+        message.body,
+        priority=all_properties.pop("priority", 0),
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        headers=message.headers,
+        properties=all_properties,
+    )
 
 
 def body_of(raw: Any) -> bytes:

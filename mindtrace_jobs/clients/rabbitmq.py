@@ -10,6 +10,7 @@ from amqp.exceptions import NotFound, PreconditionFailed
 
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT, Client
 from mindtrace_jobs.clients.confirms import Confirms
+from mindtrace_jobs.clients.copies import Copies
 from mindtrace_jobs.clients.delay_queues import DelayQueues
 from mindtrace_jobs.clients.delivery import AmqpDelivery, message_of
 from mindtrace_jobs.clients.kombu_api import Exchange, Queue
@@ -93,6 +94,7 @@ class RabbitMQClient(Client):
         self._definition = definition
         self._marks = QueueMarks(self)
         self._delays = DelayQueues()
+        self._copies = Copies(self)
         connection = connection_to(
             _over_py_amqp(url),
             ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
@@ -123,6 +125,24 @@ class RabbitMQClient(Client):
                 + ("; priorities may not work there" if queue_type is QueueType.PRIORITY else "")
                 + f" ({error.__cause__})",
             )
+
+    def close(self) -> None:
+        self._copies.close()
+        super().close()
+
+    # --- for copies
+
+    def release(self, session: Session) -> None:
+        """Give a healthy session back."""
+        self._pool.release(session)
+
+    def discard(self, session: Session) -> None:
+        """Close a session that may be broken."""
+        self._pool.discard(session, lost=True)
+
+    def _after_fork_in_child(self) -> None:
+        self._copies.forget()
+        super()._after_fork_in_child()
 
     def delivery(
         self, session: Session, raw: Any, queue: str, on_settled: Callable[[], None] | None = None
@@ -208,44 +228,56 @@ class RabbitMQClient(Client):
     ) -> None:
         del record  # it keeps none
         target = self._delay_queue(session, queue, delay) if delay > 0 else queue
-        self._publish_batch(session, [message], queue, target)
+        _check(self._put(session, [message], queue, target), 1, queue)
 
-    def _publish_batch(
-        self, session: Session, messages: Sequence[Message], queue: str, target: str | None = None
-    ) -> None:
-        failures: dict[str, str] = {}
+    def publish_copy(self, original: object, message: Message, *, queue: str, delay: float = 0.0) -> None:
+        self._check_queue(queue)
+
+        def send(session: Session, timeout: float) -> dict[str, tuple[str, bool]]:
+            target = self._delay_queue(session, queue, delay) if delay > 0 else queue
+            return self._put(session, [message], queue, target, timeout)
+
+        _check(self._copies.publish(original, send), 1, queue)
+
+    def _publish_batch(self, session: Session, messages: Sequence[Message], queue: str) -> None:
+        refused: dict[str, tuple[str, bool]] = {}
         for start in range(0, len(messages), _UNCONFIRMED):
-            refused = self._put(session, messages[start : start + _UNCONFIRMED], queue, target or queue)
-            failures |= {key: reason for key, (reason, _) in refused.items()}
-        if failures:
-            first = next(iter(failures.items()))
-            raise PublishError(
-                f"{len(failures)} of {len(messages)} job(s) not published to {queue!r}, the first {first[0]}: {first[1]}",
-                failures,
-            )
+            refused |= self._put(session, messages[start : start + _UNCONFIRMED], queue, queue)
+        _check(refused, len(messages), queue)
 
     def _put(
-        self, session: Session, messages: Sequence[Message], queue: str, target: str
+        self, session: Session, messages: Sequence[Message], queue: str, target: str, timeout: float | None = None
     ) -> dict[str, tuple[str, bool]]:
-        refused = self._confirmed(session, messages, "", target)
+        refused = self._confirmed(session, messages, "", target, timeout)
         if any(unroutable for _, unroutable in refused.values()):
             # Cheaper than asking before every publish whether the queue is there.
             self._declare(session, queue, QueueType.FIFO)
             again = [message for message in messages if refused.get(_key(message), ("", False))[1]]
             kept = {key: why for key, why in refused.items() if not why[1]}
-            refused = kept | self._confirmed(session, again, "", target)
+            refused = kept | self._confirmed(session, again, "", target, timeout)
         return refused
 
     def _confirmed(
-        self, session: Session, messages: Sequence[Message], exchange: str, routing_key: str, **properties: Any
+        self,
+        session: Session,
+        messages: Sequence[Message],
+        exchange: str,
+        routing_key: str,
+        timeout: float | None = None,
+        **properties: Any,
     ) -> dict[str, tuple[str, bool]]:
-        if session.extra is None:
-            session.extra = Confirms(session, self.confirm_timeout)
-        confirms: Confirms = session.extra
+        confirms = self.confirms(session)
         for message in messages:
             confirms.expect(_key(message))
             self._send(session, message, exchange, routing_key, properties)
-        return confirms.wait()
+        return confirms.wait(timeout)
+
+    def confirms(self, session: Session) -> Confirms:
+        """The publisher confirms of a session."""
+        if session.extra is None:
+            session.extra = Confirms(session, self.confirm_timeout)
+        confirms: Confirms = session.extra
+        return confirms
 
     def _delay_queue(self, session: Session, queue: str, delay: float) -> str:
         """A queue whose messages move to ``queue`` when they are ``delay`` seconds old."""
@@ -267,6 +299,16 @@ def _over_py_amqp(url: str) -> str:
     another thread is at that hands its child the import's lock, which nobody will ever release.
     """
     return ";".join(f"py{part}" if part.startswith("amqp://") else part for part in url.split(";"))
+
+
+def _check(refused: Mapping[str, tuple[str, bool]], total: int, queue: str) -> None:
+    """Raise PublishError if the broker refused any of so many messages to a queue."""
+    if refused:
+        failures = {key: reason for key, (reason, _) in refused.items()}
+        first = next(iter(failures.items()))
+        raise PublishError(
+            f"{len(failures)} of {total} job(s) not published to {queue!r}, the first {first[0]}: {first[1]}", failures
+        )
 
 
 def _key(message: Message) -> str:

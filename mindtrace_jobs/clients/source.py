@@ -14,6 +14,7 @@ from mindtrace_jobs.clients.delivery import Delivery
 from mindtrace_jobs.clients.kombu_api import Consumer, Queue
 from mindtrace_jobs.clients.session import ENDING_TIMEOUT, Session
 from mindtrace_jobs.errors import BrokerError, BrokerUnavailableError, ClosedError
+from mindtrace_jobs.transports.contract import JobsChannel
 
 log = logging.getLogger("mindtrace_jobs.clients")
 
@@ -56,12 +57,51 @@ class Source:
         self._session: Session | None = None
         self._consumer: Any = None
         self._ready: deque[Delivery] = deque()
+        #: Deliveries that stay unsettled, and are made up for.
+        self._aside = 0
         #: Whether the last thing that happened was an error.
         self._failed = False
         self._closed = False
         self._open()
 
+    def put_back(self, delivery: Delivery) -> None:
+        """Have a delivery that ``next`` returned be the next one again: nothing could be done with it yet."""
+        self._ready.appendleft(delivery)
+
+    def set_aside(self) -> Callable[[], None]:
+        """A delivery stays unsettled: have another delivered in its place. Returns what to call when it is settled.
+
+        Raises:
+            BrokerError: the broker did not take that.
+        """
+        session = self._session
+        if session is None:
+            return lambda: None
+        self._aside += 1
+        if isinstance(session.channel, JobsChannel):
+            self._set_prefetch()
+        elif self._aside % self._prefetch == 0:
+            # RabbitMQ counts for each consumer by itself what it has not acknowledged, and a new one begins at 0.
+            with self._client.mapped:
+                self._consumer.cancel()
+                self._consumer = consume(session, self._queues, self._prefetch, self._receive)
+
+        def settled() -> None:
+            if session is not self._session:
+                return  # this one began to count anew
+            self._aside -= 1
+            if isinstance(session.channel, JobsChannel):
+                self._set_prefetch()
+
+        return settled
+
+    def _set_prefetch(self) -> None:
+        assert self._session is not None
+        with self._client.mapped:
+            self._session.channel.basic_qos(0, self._prefetch + self._aside, False)
+
     def _open(self) -> None:
+        self._aside = 0
         with self._client.mapped:
             session = self._session = self._client.connect()
             try:

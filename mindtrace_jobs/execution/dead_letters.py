@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, PrivateAttr
 
-from mindtrace_jobs.clients import Client, dead_letter_queue, origin_queue
+from mindtrace_jobs.clients import Client, Delivery, dead_letter_queue, origin_queue
 from mindtrace_jobs.clients.base import LARGEST_PREFETCH
 from mindtrace_jobs.errors import DecodeError, Failure, JobNotFoundError, JobsError, QueueNotFoundError
 from mindtrace_jobs.execution.outcome import Reason
@@ -103,8 +103,7 @@ class DeadLetters:
 
     def add(
         self,
-        message: Message,
-        queue: str,
+        delivery: Delivery,
         reason: Reason,
         failure: Failure,
         *,
@@ -113,16 +112,16 @@ class DeadLetters:
         worker: str | None = None,
         level: int = logging.ERROR,
     ) -> None:
-        """Publish a message to the dead-letter queue of ``queue``; acknowledging the original is the caller's.
+        """Move a delivery to the dead-letter queue of its queue; raises as ``Delivery.replace``.
 
         Args:
-            message: The message as it was taken.
-            queue: Where it was received from.
+            delivery: What was received.
             reason, failure: Why it cannot succeed.
             losses, retries: How often its worker vanished, and how often it was retried.
             worker: Who says so; default this process.
             level: Of the log record that says so.
         """
+        message, queue = delivery.message, delivery.queue
         job_id, name = identity(message, self._client.max_decompressed_bytes)
         headers = {
             **message.headers,
@@ -141,7 +140,7 @@ class DeadLetters:
             },
         }
         target = dead_letter_queue(queue)
-        self._client.publish(replace(message, headers=headers), queue=target)
+        delivery.replace(self._client, replace(message, headers=headers), target)
         log.log(
             level,
             "job %s dead-lettered to %s: %s: %s",

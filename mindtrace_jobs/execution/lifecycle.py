@@ -64,6 +64,8 @@ class ReceivedJob:
         exact: Whether its very first start has to be known: it may not lose a single worker.
         worker: Who ran it, if that is not who settles it.
         job: The job, once it is decoded.
+        end, error: How the delivery ends, once that is decided, and what was raised. It may not be carried out yet.
+        written: Whether that end is in the job's record, or on its way to it.
     """
 
     delivery: Delivery
@@ -80,6 +82,9 @@ class ReceivedJob:
     exact: bool = False
     worker: str | None = None
     job: Job[Any] | None = None
+    end: Outcome | None = None
+    error: BaseException | None = None
+    written: bool = False
 
     @property
     def starts(self) -> int:
@@ -142,6 +147,14 @@ class Lifecycle:
                 dead-letter queue, requeued.
         """
         job = self.described(delivery)
+        return job if self.may_run(job, max_worker_losses) else None
+
+    def may_run(self, job: ReceivedJob, max_worker_losses: int | None = None) -> bool:
+        """Whether a job may run now, by its times and by how often it has lost its worker; if not, it is settled.
+
+        Arguments and errors as ``receive``.
+        """
+        delivery = job.delivery
         try:
             end = received(delivery.message.headers, datetime.now(UTC), dead=delivery.dead)
         except DecodeError as error:
@@ -149,10 +162,9 @@ class Lifecycle:
             raise
         if end is None and max_worker_losses is not None and not delivery.dead:
             end = self._count_losses(job, max_worker_losses)
-        if end is None:
-            return job
-        self.settle(job, end)
-        return None
+        if end is not None:
+            self.settle(job, end)
+        return end is None
 
     def described(
         self,
@@ -331,6 +343,7 @@ class Lifecycle:
             BrokerUnavailableError: it is not acknowledged, and will be delivered again.
         """
         assert job.job is not None
+        job.end = Acknowledged()
         job.delivery.confirm()
         job.job._assign(status=ExecutionStatus.COMPLETED, completed_at=datetime.now(UTC))
         write = None
@@ -362,10 +375,11 @@ class Lifecycle:
         Raises:
             LeaseLostError: somebody else has the job by now, and decides.
         """
-        job.delivery.confirm()
         end = failed(error, job.id, job.retries, policy)
         if job.delivery.dead or (final is not None and type(error) not in policy.retry_on):
             end = without_retry(end, final)
+        job.end, job.error = end, error
+        job.delivery.confirm()
         self.settle(job, end, error)
         return end
 
@@ -385,11 +399,25 @@ class Lifecycle:
             error: What was raised, for Celery's own view of the result.
 
         Raises:
-            PublishError, BrokerUnavailableError: the copy was not published, so the message is not acknowledged.
+            LeaseLostError: somebody else has the job by now.
+            PublishError, BrokerError: the copy was not published, so the message is not acknowledged.
         """
+        job.end, job.error, job.written = end, error, False
         self._note(job, end)
         self.record(job, end, error)
+        job.written = True
         self.move(job, end)
+
+    def settle_again(self, job: ReceivedJob) -> None:
+        """Carry out how a delivery ends that was decided before, and failed; raises as ``settle``."""
+        assert job.end is not None
+        job.delivery.confirm()
+        if isinstance(job.end, Acknowledged) and job.end.status is ExecutionStatus.COMPLETED:
+            self.succeed(job)
+        elif job.written:
+            self.move(job, job.end)
+        else:
+            self.settle(job, job.end, job.error)
 
     def record(self, job: ReceivedJob, end: Outcome, error: BaseException | None = None) -> None:
         """Write the record of a job that ends so, now or when the result backend takes it."""
@@ -431,8 +459,7 @@ class Lifecycle:
                     delivery.acknowledge()
                     return
                 self._dead_letters.add(
-                    delivery.message,
-                    delivery.queue,
+                    delivery,
                     end.reason,
                     end.failure,
                     losses=job.losses,
@@ -440,7 +467,6 @@ class Lifecycle:
                     worker=self.worker,
                     level=self._level,
                 )
-                delivery.acknowledge()
                 self._trim(job, self._dead_letters)
             case Postponed():
                 self._publish_again(job, end.delay)
@@ -449,15 +475,13 @@ class Lifecycle:
                 delivery.requeue()
 
     def _publish_again(self, job: ReceivedJob, delay: float, **counts: int) -> None:
-        """The copy is there before the original goes."""
         message = copy_of(job.delivery.message, delay, losses=job.losses - job.suspected, **counts)
         publication = Publication(job.job, message, "", job.delivery.queue) if self._announces and job.job else None
         if publication is not None:
             publication.before()
-        self.client.publish(message, queue=job.delivery.queue, delay=delay)
+        job.delivery.replace(self.client, message, job.delivery.queue, delay)
         if publication is not None:
             publication.after()
-        job.delivery.acknowledge()
 
     def _trim(self, job: ReceivedJob, dead_letters: DeadLetters) -> None:
         try:

@@ -24,7 +24,7 @@ from mindtrace_jobs.clients.session import GOODBYE_TIMEOUT, answer_within
 from mindtrace_jobs.errors import DecodeError, JobsError, failure_of
 from mindtrace_jobs.execution.lifecycle import Lifecycle, ReceivedJob
 from mindtrace_jobs.execution.outcome import DeadLettered, Reason, refused
-from mindtrace_jobs.logs import shown
+from mindtrace_jobs.execution.unsettled import FIRST_PAUSE, Unsettled
 from mindtrace_jobs.transports.packed import keep_packed
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import unknown_type
@@ -39,11 +39,15 @@ class JobsConsumerMixin:
     connection: Any
     event_dispatcher: Any
     task_consumer: Any
+    qos: Any
+    timer: Any
     strategies: Any
     hostname: str
     connection_errors: tuple[type[BaseException], ...]
     channel_errors: tuple[type[BaseException], ...]
     _loop_thread: int = -1
+    #: Whether the timer will have unsettled jobs looked at.
+    _timed: bool = False
 
     @property
     def lifecycle(self) -> Lifecycle:
@@ -52,6 +56,42 @@ class JobsConsumerMixin:
         if found is None:
             found = self.__dict__["_jobs_lifecycle"] = installation.of(self.app).lifecycle(self.hostname)
         return cast("Lifecycle", found)
+
+    @property
+    def unsettled(self) -> Unsettled:
+        """This worker's jobs whose end is decided, and could not be carried out yet."""
+        found = self.__dict__.get("_jobs_unsettled")
+        if found is None:
+            found = self.__dict__["_jobs_unsettled"] = Unsettled(self.lifecycle)
+        return cast("Unsettled", found)
+
+    def settle_later(self, job: ReceivedJob, error: JobsError) -> None:
+        """Have a job wait aside whose end is decided: another is received in its place, as for one with an ETA."""
+        unsettled, qos = self.unsettled, self.qos
+
+        def done() -> None:
+            if qos is self.qos:
+                qos.decrement_eventually()
+
+        if unsettled.full:
+            unsettled.add(job, error)
+        else:
+            qos.increment_eventually()
+            unsettled.add(job, error, done)
+        if not self._timed:
+            self._settle_in_time()
+
+    def _settle_in_time(self) -> None:
+        """Have the jobs that wait be looked at soon, and again as long as there are any."""
+        self._timed = len(self.unsettled) > 0
+        if self._timed:
+            self.timer.call_after(FIRST_PAUSE, self._try_unsettled)
+
+    def _try_unsettled(self) -> None:
+        try:
+            self.unsettled.try_due()
+        finally:
+            self._settle_in_time()
 
     def received(self, raw: Any, headers: Mapping[str, Any] | None = None) -> ReceivedJob:
         """A message as the lifecycle sees it, settled by the message itself until a request takes it over.
@@ -89,6 +129,7 @@ class JobsConsumerMixin:
         connection = super().connect()  # type: ignore[misc]
         keep_packed(connection.default_channel, self.lifecycle.client.max_decompressed_bytes)
         self._declare_queues(connection)
+        self._settle_in_time()  # Celery clears its timer when it reconnects
         return connection
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
@@ -142,20 +183,17 @@ class JobsConsumerMixin:
     def _refuse(self, message: Any, end: DeadLettered) -> None:
         """Record that a message cannot be run, move it to the dead-letter queue, and acknowledge it.
 
-        What cannot be moved now goes back to its queue. A connection that is lost meanwhile is the worker's to notice.
+        What cannot be moved now waits aside. A connection that is lost meanwhile is the worker's to notice.
         """
         job = self.received(message)
         try:
             self.lifecycle.settle(job, end)
         except JobsError as error:
-            self._requeue_unsettled(message, job, error)
+            self._wait(job, error)
 
-    @staticmethod
-    def _requeue_unsettled(message: Any, job: ReceivedJob, error: JobsError) -> None:
-        extra = {"action": "requeue_job", **job.log_fields}
-        log.error("message %s requeued, not settled: %s", shown(job.id), error, extra=extra)
-        if not message.acknowledged:
-            message.requeue()
+    def _wait(self, job: ReceivedJob, error: JobsError) -> None:
+        if not job.delivery.settled:
+            self.settle_later(job, error)
 
     # --- what stops Celery
 
@@ -233,7 +271,7 @@ class JobsConsumerMixin:
             if self.lifecycle.lost_too_often(job, task.policy.max_worker_losses):
                 return False
         except JobsError as error:
-            self._requeue_unsettled(message, job, error)
+            self._wait(job, error)
             return False
         if isinstance(message.headers, dict):
             message.headers[wire.LOSSES] = job.losses

@@ -11,10 +11,10 @@ from celery.app.task import Context
 from mindtrace_jobs._serializer_entry import CONTENT_TYPE
 from mindtrace_jobs.celery.records import MARKS
 from mindtrace_jobs.clients import Delivery, RecordWrite
-from mindtrace_jobs.clients.delivery import body_of
+from mindtrace_jobs.clients.delivery import Publisher, body_of
 from mindtrace_jobs.errors import JobsError
 from mindtrace_jobs.wire import headers as wire
-from mindtrace_jobs.wire.message import SIGNED_CONTENT_TYPE
+from mindtrace_jobs.wire.message import SIGNED_CONTENT_TYPE, Message
 
 log = logging.getLogger("mindtrace_jobs.celery")
 
@@ -75,6 +75,7 @@ class WorkerDelivery(Delivery):
     Args:
         broker: The delivery in the broker's own terms.
         acknowledge, requeue: Celery's ways to settle it.
+        replaced: Called when another message took its place, so that Celery has nothing to settle.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class WorkerDelivery(Delivery):
         broker: Delivery,
         acknowledge: Callable[[], object],
         requeue: Callable[[], object],
+        replaced: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(broker.message, broker.queue)
         self._broker = broker
         self._acknowledge = acknowledge
         self._requeue = requeue
+        self._replaced = replaced
 
     @property
     def redelivered(self) -> bool:
@@ -116,6 +119,14 @@ class WorkerDelivery(Delivery):
         self.settled = True
         self._broker.ended()
 
+    def replace(self, publisher: Publisher, message: Message, queue: str, delay: float = 0.0) -> None:
+        if not self._broker.replaced_in_one_step:
+            super().replace(publisher, message, queue, delay)
+            return
+        self._broker.replace(publisher, message, queue, delay)
+        self.settled = True
+        self._replaced()
+
     def requeue(self) -> None:
         self._requeue()
         self.settled = True
@@ -130,9 +141,11 @@ class WorkerDelivery(Delivery):
     def ended(self) -> None:
         self._broker.ended()
 
-    def settled_by(self, acknowledge: Callable[[], object], requeue: Callable[[], object]) -> None:
+    def settled_by(
+        self, acknowledge: Callable[[], object], requeue: Callable[[], object], replaced: Callable[[], object]
+    ) -> None:
         """From here on a request settles it."""
-        self._acknowledge, self._requeue = acknowledge, requeue
+        self._acknowledge, self._requeue, self._replaced = acknowledge, requeue, replaced
 
 
 class _Hidden(bytes):

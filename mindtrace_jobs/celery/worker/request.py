@@ -19,11 +19,11 @@ from celery.exceptions import WorkerLostError as ProcessLostError
 from celery.worker import state
 from celery.worker.request import Request
 
-from mindtrace_jobs.celery.errors import JobCancelled, JobReturned, settled
+from mindtrace_jobs.celery.errors import JobCancelled, JobReturned, JobUnsettled, settled
 from mindtrace_jobs.celery.records import RECORDED
 from mindtrace_jobs.celery.running import UndecodedJob
 from mindtrace_jobs.celery.worker.messages import RECEIVED, WorkerDelivery
-from mindtrace_jobs.errors import DecodeError, HandlerError, JobsError, failure_of
+from mindtrace_jobs.errors import BrokerError, DecodeError, HandlerError, JobsError, failure_of
 from mindtrace_jobs.execution.lifecycle import ReceivedJob
 from mindtrace_jobs.execution.outcome import (
     DeadLettered,
@@ -51,13 +51,15 @@ class JobRequest(Request):  # type: ignore[misc]
 
     consumer: Any = None
     acknowledged: bool
+    #: Whether its end is decided, and could not be carried out yet.
+    _waits = False
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
         self.job: ReceivedJob = getattr(message, RECEIVED)
         delivery = self.job.delivery
         assert isinstance(delivery, WorkerDelivery)
-        delivery.settled_by(self.acknowledge, self._return)
+        delivery.settled_by(self.acknowledge, self._return, self._on_replaced)
         self.queue = self.job.delivery.queue
         # Monitors show which job it is, not its data, whatever its producer wrote there.
         self._argsrepr, self._kwargsrepr = f"(<{self.task.schema.__name__} job {self.id}>,)", "{}"
@@ -137,6 +139,9 @@ class JobRequest(Request):  # type: ignore[misc]
             return self._on_cancelled(exc_info, send_failed_event, return_ok)
         if self._stopped(error):
             self._requeue_unsettled()
+        elif isinstance(error, JobUnsettled):
+            self.job.end, self.job.written = error.end, error.written
+            self._wait(BrokerError(str(error.reason)))
         elif isinstance(error, JobReturned):
             if error.stop:
                 log.warning(
@@ -229,7 +234,7 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def reject(self, requeue: bool = False) -> None:
         """Requeue the message, or dead-letter it where Celery would have it deleted."""
-        if self.acknowledged:
+        if self.acknowledged or self._waits:
             return
         if requeue:
             super().reject(requeue=True)
@@ -262,14 +267,23 @@ class JobRequest(Request):  # type: ignore[misc]
     # --- settling
 
     def _settle(self, end: Outcome, error: BaseException | None = None) -> None:
-        """Record and move the job; if that fails, its message goes back instead of being lost."""
+        """Record and move the job; if that fails, it waits aside."""
         try:
             self.consumer.lifecycle.settle(self.job, end, error)
         except JobsError as failure:
-            log.error("job %s requeued, not settled: %s", shown(self.id), failure, extra=self._extra("requeue_job"))  # noqa: TRY400
-            if not self.acknowledged:
-                super().reject(requeue=True)
+            self._wait(failure)
         self._mark_recorded()
+
+    def _wait(self, error: JobsError) -> None:
+        """Its end is decided, and is carried out later."""
+        if not self.acknowledged:
+            self._waits = True
+            self.consumer.settle_later(self.job, error)
+
+    def _on_replaced(self) -> None:
+        """Another message took the place of this one."""
+        self.acknowledged = True
+        self.job.delivery.ended()
 
     def _mark_recorded(self) -> None:
         """What Celery writes of the job from here on would replace its record."""
