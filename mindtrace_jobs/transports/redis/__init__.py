@@ -22,6 +22,7 @@ from kombu.transport import redis as kombu_redis
 
 from mindtrace_jobs.transports.redis.channel import Channel, SentinelChannel
 from mindtrace_jobs.transports.redis.poller import Poller
+from mindtrace_jobs.transports.redis.wire import NOT_NOW
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "TLSTransport", "Transport"]
 
@@ -33,6 +34,8 @@ class Transport(kombu_redis.Transport):
 
     Channel: Any = Channel
     cycle: Any
+    #: A server that will serve again is waited for like one that cannot be reached.
+    connection_errors: Any = (*kombu_redis.Transport.connection_errors, *NOT_NOW)
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         if client.ssl is True:

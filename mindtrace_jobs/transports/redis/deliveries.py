@@ -109,7 +109,9 @@ class Deliveries:
         if record is None and not self._refused:
             held.started = True
             self._tell((tag, None), wait=False)
-            return True
+            if not self._refused:
+                return True
+            # So said the answer to an earlier step, which is read before another is sent.
         held.started = self._tell((tag, record), wait=True)
         return held.started
 

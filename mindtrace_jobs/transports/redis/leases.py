@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
 import os
 import select
 import sys
@@ -27,8 +28,8 @@ from mindtrace_jobs.transports.redis.wire import Wire
 logger = logging.getLogger(__name__)
 
 _SHORTEST_SWEEP, _LONGEST_SWEEP = 0.5, 15.0
-#: Seconds until a renewal that failed is tried again.
-_LONGEST_RETRY = 1.0
+#: Seconds until a renewal that failed is tried again, and between two reports of that.
+_LONGEST_RETRY, _SAY_EVERY = 1.0, 30.0
 
 
 class Holder(Protocol):
@@ -95,6 +96,8 @@ class LeaseKeeper:
         self._holders: dict[int, Callable[[], Holder | None]] = {}
         self._wires: dict[Hashable, Wire] = {}
         self._next_sweep: dict[Hashable, float] = {}
+        #: When it was last said of a server that it refuses.
+        self._said: dict[Hashable, float] = {}
         #: To the thread, while there is one.
         self._pipe: tuple[int, ...] = ()
 
@@ -167,8 +170,12 @@ class LeaseKeeper:
                     group[0].store.restore_expired(wire)
             except (RedisError, OSError) as error:
                 # A lost connection is nothing new to whoever consumes; what the server refuses may be to everybody.
-                level = logging.WARNING if isinstance(error, ResponseError) else logging.DEBUG
-                logger.log(level, "renewing leases failed: %s; trying again", error)
+                now = time.monotonic()
+                said = isinstance(error, ResponseError) and self._said.get(server, -math.inf) + _SAY_EVERY <= now
+                if said:
+                    self._said[server] = now
+                level = logging.WARNING if said else logging.DEBUG
+                logger.log(level, "renewing leases failed, tried again every second: %s", error)
                 wire.close()
                 wires.pop(server, None)
                 pause = min(pause, _LONGEST_RETRY)

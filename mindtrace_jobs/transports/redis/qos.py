@@ -9,7 +9,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.transport.virtual.base import RESTORING_FMT
 from kombu.transport.virtual.base import logger as kombu_logger
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import ResponseError
 
 from mindtrace_jobs.transports.redis.deliveries import Deliveries
 from mindtrace_jobs.transports.redis.store import Store
@@ -112,10 +112,10 @@ class LeasedQoS(kombu_redis.QoS):
                 state.restored = True  # type: ignore[attr-defined]
 
     def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:
-        """Requeue what stock consumers let time out. A server without memory refuses the lock for it: then later."""
+        """Requeue what stock consumers let time out. A server that refuses the lock for it is asked later again."""
         try:
             super().restore_visible(start, num, interval)
-        except OutOfMemoryError as error:
+        except ResponseError as error:
             logger.debug("looking for what stock consumers left failed: %s", error)
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:

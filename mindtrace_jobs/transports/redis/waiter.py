@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from mindtrace_jobs.transports.redis.store import Claim, Store
-from mindtrace_jobs.transports.redis.wire import Wire
+from mindtrace_jobs.transports.redis.wire import NOT_NOW, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 SAFETY_POLL = 5.0
 #: The same when the server refuses to.
 POLL = 0.1
+#: Seconds after which a claim is tried again that a server refused which will serve again.
+_FIRST_PAUSE = 0.5
 
 
 class Waiter:
@@ -48,6 +50,9 @@ class Waiter:
         self._armed = False
         self._told = False
         self._again_at = 0.0
+        #: When a server that refused is asked again, whatever happens before.
+        self._not_before = 0.0
+        self._pause = _FIRST_PAUSE
         self.wire = Wire(lambda: make(self._protocol), self._connected, self._read)
 
     @property
@@ -65,7 +70,11 @@ class Waiter:
     def claim(self, queues: Sequence[tuple[str, bool]], wanted: int, share: int) -> Claim:
         """Take what is there, see ``Store.claim``; what comes later will wake this waiter if less was there."""
         connection = self.connection
-        claim = self._store.claim(queues, wanted, share, self.wire)
+        try:
+            claim = self._store.claim(queues, wanted, share, self.wire)
+        except NOT_NOW as error:
+            return self._refused(error)
+        self._pause = _FIRST_PAUSE
         # What was said before the reply was about an earlier claim.
         self._told = False
         self._read(connection)
@@ -74,6 +83,13 @@ class Waiter:
         # A little later than due, so as not to come too early by a rounding.
         self._again_at = time.monotonic() + min(pause, pause if claim.due is None else claim.due + 0.001)
         return claim
+
+    def _refused(self, error: Exception) -> Claim:
+        """Nothing can be taken now; it is tried again with growing pauses. Nobody else can take anything either."""
+        logger.warning("nothing can be received, tried again in %.1f s: %s", self._pause, error)
+        self._not_before = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, self._safety_poll)
+        return Claim([], True, None)
 
     def wake(self) -> None:
         """Read what made the socket readable."""
@@ -87,7 +103,8 @@ class Waiter:
     @property
     def left(self) -> float:
         """Seconds until the next claim, if nothing happens before; 0 if one is worthwhile now."""
-        return max(0.0, self._again_at - time.monotonic()) if self._armed else 0.0
+        at = max(self._not_before, self._again_at) if self._armed else self._not_before
+        return max(0.0, at - time.monotonic())
 
     def close(self) -> None:
         """Close the connection."""

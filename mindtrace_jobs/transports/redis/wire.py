@@ -15,9 +15,22 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import MasterDownError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from mindtrace_jobs.transports.redis.scripts import Script
+
+
+class NotNowError(ResponseError):
+    """The server answers, and will serve again: it has too few replicas, cannot write to its disk, runs a script."""
+
+    def __repr__(self) -> str:
+        """With the server's reason, which redis-py leaves out: Celery logs no more than this."""
+        return f"{type(self).__name__}({str(self)!r})"
+
+
+#: What a server raises that will serve again; the others are that it is a replica, or has lost its master.
+NOT_NOW = (NotNowError, ReadOnlyError, MasterDownError)
+_NOT_NOW = re.compile("(NOREPLICAS|MISCONF|BUSY) ")
 
 Command = Sequence[Any]
 #: A script that was sent, its arguments, and what is to be told its result, or why there is none.
@@ -56,6 +69,8 @@ class Wire:
         self._pid = os.getpid()
         self._owed: deque[_Posted] = deque()
         self.connection: Any = None
+        #: Whether the server said that it is a replica.
+        self._elsewhere = False
 
     def call(self, *command: Any) -> Any:
         """Send one command and wait for its reply."""
@@ -177,8 +192,9 @@ class Wire:
                 self._settle(connection)
             if connection._sock is not None and (self._stale(connection) or self._dead(connection)):
                 self._close()
-        if self.connection is None or self.connection._sock is None:
+        if self._elsewhere or self.connection is None or self.connection._sock is None:
             self._close()
+            self._elsewhere = False
             connection = self._make()
             connection.connect()
             self.connection = connection
@@ -270,9 +286,15 @@ class Wire:
             return connection.read_response(disable_decoding=True)
         except ResponseError as error:
             told = _OF_A_SCRIPT.match(str(error))
-            if told is None:
+            found = error if told is None else connection._parser.parse_error(told[1])
+            if isinstance(found, ReadOnlyError):
+                # The name may lead to another server by now.
+                self._elsewhere = True
+            elif _NOT_NOW.match(str(found)):
+                raise NotNowError(str(found)) from error
+            if found is error:
                 raise
-            raise connection._parser.parse_error(told[1]) from error
+            raise found from error
 
     def _exchange(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
         self._send(connection, commands)
