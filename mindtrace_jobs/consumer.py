@@ -41,9 +41,8 @@ class Consumer(Generic[SchemaT]):
 
     A job is acknowledged when its handler has returned and its result is recorded, so a process that is killed loses
     none. While the result backend is away jobs run all the same, once, and are recorded when it is back. While the broker
-    takes no writes none begins; a job that has failed and whose retry, or dead letter, the broker refuses waits aside, and
-    those behind it run. A handler that
-    raises has its job retried by the retry policy, then dead-lettered; raise ``RejectJob`` to dead-letter at once and
+    takes no writes none begins; a job whose retry or dead letter it refuses waits aside, and those behind it run. A handler
+    that raises has its job retried by the retry policy, then dead-lettered; raise ``RejectJob`` to dead-letter at once and
     ``RetryJob(delay=...)`` to choose the pause. Use it with a handler, or subclass it::
 
         Consumer(orchestrator, ["detection_jobs"], detect).run_forever()

@@ -268,17 +268,12 @@ class Client(ABC):
             check_routing_key(routing_key)
             self.run(lambda session: self._publish(session, message, exchange, routing_key))
 
-    def publish_copy(self, original: object, message: Message, *, queue: str, delay: float = 0.0) -> None:
+    def publish_copy(self, message: Message, *, queue: str, delay: float = 0.0) -> None:
         """Publish what takes the place of a message that is held; if that fails, it may be tried again.
 
-        As ``publish``, but a broker that is out of memory or disk for a while is not waited for, and gets no second copy
-        when it is tried again.
-
-        Args:
-            original: The delivery in whose place it is.
-            message, queue, delay: As for ``publish``, which tells the errors, too.
+        As ``publish``, but a broker that takes no messages for a while, being out of memory or disk, is not waited for, and
+        is sent nothing, which it would publish later beside the next try.
         """
-        del original
         self.publish(message, queue=queue, delay=delay)
 
     def publish_many(self, messages: Sequence[Message], queue: str) -> None:

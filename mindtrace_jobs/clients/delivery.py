@@ -47,7 +47,7 @@ class RecordWrite(Protocol):
 class Publisher(Protocol):
     """The part of a client that publishes."""
 
-    def publish_copy(self, original: object, message: Message, *, queue: str, delay: float = 0.0) -> None:
+    def publish_copy(self, message: Message, *, queue: str, delay: float = 0.0) -> None:
         """Put into a queue what takes the place of a message that is held."""
 
 
@@ -159,7 +159,7 @@ class Delivery(ABC):
             LeaseLostError: its lease had run out; where it is one step nothing is published then.
             PublishError, BrokerError: the message is not published, as far as is known.
         """
-        publisher.publish_copy(self, message, queue=queue, delay=delay)
+        publisher.publish_copy(message, queue=queue, delay=delay)
         self.acknowledge()
 
     @abstractmethod

@@ -10,7 +10,6 @@ from amqp.exceptions import NotFound, PreconditionFailed
 
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT, Client
 from mindtrace_jobs.clients.confirms import Confirms
-from mindtrace_jobs.clients.copies import Copies
 from mindtrace_jobs.clients.delay_queues import DelayQueues
 from mindtrace_jobs.clients.delivery import AmqpDelivery, message_of
 from mindtrace_jobs.clients.kombu_api import Exchange, Queue
@@ -20,6 +19,7 @@ from mindtrace_jobs.clients.types import Capability, QueueInfo, QueueType
 from mindtrace_jobs.clients.urls import address, connection_to
 from mindtrace_jobs.errors import (
     BrokerError,
+    BrokerUnavailableError,
     PublishError,
     QueueNotFoundError,
     UnroutableError,
@@ -94,7 +94,6 @@ class RabbitMQClient(Client):
         self._definition = definition
         self._marks = QueueMarks(self)
         self._delays = DelayQueues()
-        self._copies = Copies(self)
         connection = connection_to(
             _over_py_amqp(url),
             ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
@@ -125,24 +124,6 @@ class RabbitMQClient(Client):
                 + ("; priorities may not work there" if queue_type is QueueType.PRIORITY else "")
                 + f" ({error.__cause__})",
             )
-
-    def close(self) -> None:
-        self._copies.close()
-        super().close()
-
-    # --- for copies
-
-    def release(self, session: Session) -> None:
-        """Give a healthy session back."""
-        self._pool.release(session)
-
-    def discard(self, session: Session) -> None:
-        """Close a session that may be broken."""
-        self._pool.discard(session, lost=True)
-
-    def _after_fork_in_child(self) -> None:
-        self._copies.forget()
-        super()._after_fork_in_child()
 
     def delivery(
         self, session: Session, raw: Any, queue: str, on_settled: Callable[[], None] | None = None
@@ -230,14 +211,17 @@ class RabbitMQClient(Client):
         target = self._delay_queue(session, queue, delay) if delay > 0 else queue
         _check(self._put(session, [message], queue, target), 1, queue)
 
-    def publish_copy(self, original: object, message: Message, *, queue: str, delay: float = 0.0) -> None:
+    def publish_copy(self, message: Message, *, queue: str, delay: float = 0.0) -> None:
         self._check_queue(queue)
 
-        def send(session: Session, timeout: float) -> dict[str, tuple[str, bool]]:
-            target = self._delay_queue(session, queue, delay) if delay > 0 else queue
-            return self._put(session, [message], queue, target, timeout)
+        def work(session: Session) -> None:
+            if not self._confirms(session).broker_takes_messages():
+                raise BrokerUnavailableError(
+                    f"{self.where} takes no messages now: memory or disk run out (see its log)"
+                )
+            self._publish_to_queue(session, message, queue, delay, None)
 
-        _check(self._copies.publish(original, send), 1, queue)
+        self.run(work)
 
     def _publish_batch(self, session: Session, messages: Sequence[Message], queue: str) -> None:
         refused: dict[str, tuple[str, bool]] = {}
@@ -246,15 +230,15 @@ class RabbitMQClient(Client):
         _check(refused, len(messages), queue)
 
     def _put(
-        self, session: Session, messages: Sequence[Message], queue: str, target: str, timeout: float | None = None
+        self, session: Session, messages: Sequence[Message], queue: str, target: str
     ) -> dict[str, tuple[str, bool]]:
-        refused = self._confirmed(session, messages, "", target, timeout)
+        refused = self._confirmed(session, messages, "", target)
         if any(unroutable for _, unroutable in refused.values()):
             # Cheaper than asking before every publish whether the queue is there.
             self._declare(session, queue, QueueType.FIFO)
             again = [message for message in messages if refused.get(_key(message), ("", False))[1]]
             kept = {key: why for key, why in refused.items() if not why[1]}
-            refused = kept | self._confirmed(session, again, "", target, timeout)
+            refused = kept | self._confirmed(session, again, "", target)
         return refused
 
     def _confirmed(
@@ -263,17 +247,15 @@ class RabbitMQClient(Client):
         messages: Sequence[Message],
         exchange: str,
         routing_key: str,
-        timeout: float | None = None,
         **properties: Any,
     ) -> dict[str, tuple[str, bool]]:
-        confirms = self.confirms(session)
+        confirms = self._confirms(session)
         for message in messages:
             confirms.expect(_key(message))
             self._send(session, message, exchange, routing_key, properties)
-        return confirms.wait(timeout)
+        return confirms.wait()
 
-    def confirms(self, session: Session) -> Confirms:
-        """The publisher confirms of a session."""
+    def _confirms(self, session: Session) -> Confirms:
         if session.extra is None:
             session.extra = Confirms(session, self.confirm_timeout)
         confirms: Confirms = session.extra

@@ -242,12 +242,11 @@ class DeadLetters:
                     revived = _revived(delivery.message)
                     undo = self._on_replay(revived)
                     try:
-                        self._client.publish(revived, queue=queue)
+                        delivery.replace(self._client, revived, queue)
                     except BaseException:
                         with suppress(JobsError):
                             undo()
                         raise
-                    delivery.acknowledge()
                     replayed.append(job_id)
         missing = (wanted or set()) - set(replayed)
         if missing and limit is None:

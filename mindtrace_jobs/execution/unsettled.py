@@ -20,7 +20,7 @@ from mindtrace_jobs.logs import shown
 log = logging.getLogger("mindtrace_jobs.execution")
 
 #: Seconds until a job is tried for the first time again, and at most between two tries.
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 #: At most so many jobs, and bytes of their messages, are replaced by others while they wait.
 MOST_JOBS, MOST_BYTES = 1000, 64 << 20
 

@@ -58,6 +58,28 @@ def client(redis_url: str) -> Iterator[Any]:
 # --- keys of another type
 
 
+def test_message_that_a_queue_does_not_take_leaves_the_held_one_in_whose_place_it_is(
+    connect: Connect, client: Any
+) -> None:
+    channel = connect().default_channel
+    publish(channel, "old")
+    held = get(channel)
+    client.set("other", "a key of another type")
+
+    def replace() -> None:
+        message = channel.prepare_message('"new"', 0, "application/json", "utf-8", properties={})
+        channel.replace(held.delivery_tag, message, "other")
+
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        replace()
+    assert counts(channel) == (0, 1, 0)
+    assert channel.holds(held.delivery_tag)
+    client.delete("other")
+    replace()
+    assert not tracks(client)
+    assert get(channel, "other").payload == "new"
+
+
 @pytest.mark.parametrize("key", ["b", "b\x06\x163", "b\x06\x16delayed"])
 def test_a_queue_with_a_key_of_another_type_is_left_out_and_the_others_go_on(
     connect: Connect, client: Any, key: str, caplog: pytest.LogCaptureFixture

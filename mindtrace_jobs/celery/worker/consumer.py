@@ -8,12 +8,15 @@ everything.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from celery.worker import state
 from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 from kombu.exceptions import ContentDisallowed
 from vine import ppartial
 
@@ -32,6 +35,10 @@ from mindtrace_jobs.wire.message import unknown_type
 log = logging.getLogger("mindtrace_jobs.celery")
 
 
+#: Seconds within which a connection that is given up was of no use, and the longest pause before the next.
+_SHORT_LIVED, _LONGEST_PAUSE = 1.0, 30.0
+
+
 class JobsConsumerMixin:
     """Over any subclass of Celery's worker Consumer."""
 
@@ -46,6 +53,12 @@ class JobsConsumerMixin:
     connection_errors: tuple[type[BaseException], ...]
     channel_errors: tuple[type[BaseException], ...]
     _loop_thread: int = -1
+    #: When it connected last, in monotonic seconds, and how long it waited before.
+    _connecting_at: float = -math.inf
+    _connecting_pause: float = 0.0
+    #: How many are received in place of jobs that wait to be settled, and by what the broker was told so.
+    _room: int = 0
+    _roomy: Any = None
     #: Whether the timer will have unsettled jobs looked at.
     _timed: bool = False
 
@@ -67,19 +80,25 @@ class JobsConsumerMixin:
 
     def settle_later(self, job: ReceivedJob, error: JobsError) -> None:
         """Have a job wait aside whose end is decided: another is received in its place, as for one with an ETA."""
-        unsettled, qos = self.unsettled, self.qos
-
-        def done() -> None:
-            if qos is self.qos:
-                qos.decrement_eventually()
-
-        if unsettled.full:
-            unsettled.add(job, error)
-        else:
-            qos.increment_eventually()
-            unsettled.add(job, error, done)
+        self.unsettled.add(job, error)
+        self._make_room()
         if not self._timed:
             self._settle_in_time()
+
+    def _make_room(self) -> None:
+        """Receive others in place of jobs that wait.
+
+        The worker's loop takes note of it only now and then, for up to two seconds, so it is for as many again.
+        """
+        if self._roomy is not self.qos:  # of an earlier connection
+            self._roomy, self._room = self.qos, 0
+        waiting = len(self.unsettled)
+        if not waiting and self._room:
+            self.qos.decrement_eventually(self._room)
+            self._room = 0
+        elif waiting > self._room and not self.unsettled.full:
+            self.qos.increment_eventually(2 * waiting - self._room)
+            self._room = 2 * waiting
 
     def _settle_in_time(self) -> None:
         """Have the jobs that wait be looked at soon, and again as long as there are any."""
@@ -91,6 +110,7 @@ class JobsConsumerMixin:
         try:
             self.unsettled.try_due()
         finally:
+            self._make_room()
             self._settle_in_time()
 
     def received(self, raw: Any, headers: Mapping[str, Any] | None = None) -> ReceivedJob:
@@ -126,11 +146,26 @@ class JobsConsumerMixin:
     def connect(self) -> Any:
         """Connect, and declare the queues, or adopt those that exist with other arguments."""
         self._loop_thread = threading.get_ident()
+        self._wait_between_connections()
         connection = super().connect()  # type: ignore[misc]
         keep_packed(connection.default_channel, self.lifecycle.client.max_decompressed_bytes)
         self._declare_queues(connection)
         self._settle_in_time()  # Celery clears its timer when it reconnects
         return connection
+
+    def _wait_between_connections(self) -> None:
+        """Wait, longer each time, if the last connection was given up at once: Celery waits only where it cannot connect.
+
+        So it is while a server that took over has too few replicas: it answers, and takes no writes.
+        """
+        now = time.monotonic()
+        short_lived = now - self._connecting_at < _SHORT_LIVED + self._connecting_pause
+        self._connecting_pause = min(max(1.0, 2 * self._connecting_pause), _LONGEST_PAUSE) if short_lived else 0.0
+        end = now + self._connecting_pause
+        while (left := end - time.monotonic()) > 0:
+            maybe_shutdown()
+            time.sleep(min(left, 0.25))
+        self._connecting_at = now
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Acknowledge now if this is the loop's own thread.

@@ -22,6 +22,7 @@ from mindtrace_jobs import (
     RetryPolicy,
 )
 from mindtrace_jobs.celery import install, job_task
+from mindtrace_jobs.clients.delivery import ChannelDelivery
 from mindtrace_jobs.testing.base import PATIENCE
 from mindtrace_jobs.testing.models import ImageInput, ImageOutput, ImageSchema, image_job
 from mindtrace_jobs.wire.message import encode
@@ -97,7 +98,7 @@ def test_a_replay_that_fails_leaves_the_record_as_it_was(
         def full(*_: Any, **__: Any) -> None:
             raise PublishError("the queue is full")
 
-        patched.setattr(LocalClient, "publish", full)
+        patched.setattr(ChannelDelivery, "replace", full)
         with pytest.raises(PublishError):
             orchestrator.dead_letters.replay("q")
     assert handle.record() == before

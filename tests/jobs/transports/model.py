@@ -78,7 +78,9 @@ class QueueMachine(RuleBasedStateMachine):
         register_aliases()
         self.ready: list[Item] = []
         self.holders = [self.open() for _ in range(HOLDERS)]
-        self.holders[0].channel.queue_delete("q")  # of the run before
+        self.replaced = 0
+        for queue in ("q", "other"):
+            self.holders[0].channel.queue_delete(queue)  # of the run before
         declare(self.holders[0].channel, self.queue_type)
 
     def open(self) -> Holder:
@@ -159,6 +161,16 @@ class QueueMachine(RuleBasedStateMachine):
         it.channel.queue_stats("q")
         if how != "drop":
             self.put_back(held, vanished=False, last=how == "last")
+
+    @precondition(lambda self: any(holder.held for holder in self.holders))
+    @rule(data=st.data())
+    def replace(self, data: Any) -> None:
+        it, held = self.pick(data)
+        it.held.remove(held)
+        message = it.channel.prepare_message("{}", 0, "application/json", "utf-8", properties={})
+        it.channel.replace(held.message.delivery_tag, message, "other")
+        self.replaced += 1
+        assert it.channel.queue_stats("other")["ready"] == self.replaced
 
     @rule(holder=holders)
     def close(self, holder: int) -> None:

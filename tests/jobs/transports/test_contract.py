@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from kombu import Consumer, Exchange, Producer, Queue
 from kombu.exceptions import ChannelError
+from kombu.utils.json import dumps
 
 from mindtrace_jobs.transports.contract import EXCHANGE_ARGUMENT, JobsChannel, Record
 from tests.jobs.servers import wait_until
@@ -871,6 +872,60 @@ def test_requeued_message_is_what_was_published(channel: Any) -> None:
     assert {name: again.headers[name] for name in headers} == {"color": "red", "list": [], "map": {}}
     assert again.properties["priority"] == 3
     assert again.delivery_info["routing_key"] == "q"
+
+
+# --- replaced
+
+
+def in_place(
+    channel: Any, body: Any, *, queue: str = "other", delay: float = 0.0, priority: int = 0, **held: Any
+) -> None:
+    """Put a message in the place of a held one."""
+    properties = {"delay": delay} if delay else {}
+    message = channel.prepare_message(
+        dumps(body), priority, "application/json", "utf-8", headers={"new": True}, properties=properties
+    )
+    channel.replace(held["message"].delivery_tag, message, queue)
+
+
+def test_replaced_message_is_forgotten_and_the_other_is_in_its_queue(channel: Any) -> None:
+    publish(channel, "old")
+    in_place(channel, {"new": "ü"}, message=get(channel))
+    assert channel.queue_type("other") == "fifo"
+    new = get(channel, "other")
+    assert (new.payload, new.headers, new.delivery_info["routing_key"]) == ({"new": "ü"}, {"new": True}, "other")
+    assert counts(channel) == (0, 0, 0)
+    assert not channel.lost_deliveries
+
+
+def test_consumer_whose_message_was_replaced_gets_the_next(channel: Any) -> None:
+    for body in ("old", "next"):
+        publish(channel, body)
+    received = consume(channel, prefetch=1)
+    source = channel.connection.client
+    in_place(channel, "new", message=drain(source, received, 1)[0])
+    assert drain(source, received, 2)[1].payload == "next"
+    assert counts(channel) == (0, 1, 0)
+
+
+def test_message_in_the_place_of_another_may_be_delayed_and_has_its_priority(channel: Any) -> None:
+    declare(channel, "priority")
+    for body in ("a", "b", "c"):
+        publish(channel, body)
+    in_place(channel, "late", queue="q", delay=3600, message=get(channel))
+    in_place(channel, "low", queue="q", priority=0, message=get(channel))
+    in_place(channel, "high", queue="q", priority=9, message=get(channel))
+    assert counts(channel) == (2, 0, 1)
+    assert bodies(channel) == ["high", "low"]
+
+
+def test_message_that_somebody_else_has_by_now_is_not_replaced(connect: Connect) -> None:
+    late, again = take_back(connect)
+    in_place(late.channel, "new", message=late)
+    assert late.channel.lost_deliveries == {late.delivery_tag}
+    assert counts(late.channel) == (0, 1, 0)
+    assert counts(late.channel, "other") == (0, 0, 0)
+    again.ack()
 
 
 # --- taken back, closed
