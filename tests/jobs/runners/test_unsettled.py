@@ -110,7 +110,7 @@ def test_jobs_are_retried_and_dead_lettered_by_a_redis_without_memory(
     limit("0")
 
 
-@pytest.mark.parametrize("kind", ["consumer", "threads", "prefork"])
+@pytest.mark.parametrize("kind", ["consumer", "prefork"])
 def test_jobs_run_through_a_memory_alarm_of_rabbitmq_and_are_settled_once_behind_it(
     kind: RunnerKind, new_redis_url: Callable[[], str], tmp_path: Path
 ) -> None:
