@@ -210,7 +210,7 @@ class Consumer(Generic[SchemaT]):
             raise
         return 0 if delivery.postponed else 1
 
-    def _wait(self, received: ReceivedJob, error: JobsError, source: Source, unsettled: Unsettled) -> None:
+    def _wait(self, received: ReceivedJob, error: Exception, source: Source, unsettled: Unsettled) -> None:
         """Have a job wait that the broker keeps from beginning, or from being settled."""
         delivery = received.delivery
         if delivery.settled or isinstance(error, LeaseLostError):
@@ -238,7 +238,7 @@ class Consumer(Generic[SchemaT]):
         try:
             if not delivery.settled:
                 self.orchestrator.lifecycle.fail(received, error, self.retry)
-        except JobsError as failure:
+        except Exception as failure:
             self._wait(received, failure, source, unsettled)
             return 0
         return 1

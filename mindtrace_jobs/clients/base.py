@@ -13,8 +13,9 @@ from weakref import WeakSet
 from mindtrace_jobs import _forks
 from mindtrace_jobs._arguments import check_count, check_seconds
 from mindtrace_jobs._callers import caller_level
-from mindtrace_jobs.clients.delivery import Delivery, prepared
+from mindtrace_jobs.clients.delivery import Delivery
 from mindtrace_jobs.clients.errors import ErrorMapping
+from mindtrace_jobs.clients.kombu_messages import prepared
 from mindtrace_jobs.clients.names import check_exchange, check_queue, check_routing_key
 from mindtrace_jobs.clients.redaction import Redactor
 from mindtrace_jobs.clients.session import Pool, Session

@@ -11,8 +11,9 @@ from amqp.exceptions import NotFound, PreconditionFailed
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT, Client
 from mindtrace_jobs.clients.confirms import Confirms
 from mindtrace_jobs.clients.delay_queues import DelayQueues
-from mindtrace_jobs.clients.delivery import AmqpDelivery, message_of
+from mindtrace_jobs.clients.delivery import AmqpDelivery
 from mindtrace_jobs.clients.kombu_api import Exchange, Queue
+from mindtrace_jobs.clients.kombu_messages import message_of
 from mindtrace_jobs.clients.session import Session
 from mindtrace_jobs.clients.start_marks import QueueMarks
 from mindtrace_jobs.clients.types import Capability, QueueInfo, QueueType
@@ -242,12 +243,7 @@ class RabbitMQClient(Client):
         return refused
 
     def _confirmed(
-        self,
-        session: Session,
-        messages: Sequence[Message],
-        exchange: str,
-        routing_key: str,
-        **properties: Any,
+        self, session: Session, messages: Sequence[Message], exchange: str, routing_key: str, **properties: Any
     ) -> dict[str, tuple[str, bool]]:
         confirms = self._confirms(session)
         for message in messages:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mindtrace_jobs.clients.base import Client, queue_arguments
-from mindtrace_jobs.clients.delivery import ChannelDelivery, message_of
+from mindtrace_jobs.clients.delivery import ChannelDelivery
 from mindtrace_jobs.clients.errors import map_error
+from mindtrace_jobs.clients.kombu_messages import message_of
 from mindtrace_jobs.clients.session import Session
 from mindtrace_jobs.clients.types import QueueInfo, QueueType
 from mindtrace_jobs.errors import AccessDeniedError, PublishError, QueueNotFoundError

@@ -8,12 +8,13 @@ failed, and is not begun again: the message stays with this process, and what wa
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mindtrace_jobs.errors import BrokerUnavailableError, JobsError, LeaseLostError
+from mindtrace_jobs.errors import BrokerUnavailableError, LeaseLostError
 from mindtrace_jobs.execution.lifecycle import Lifecycle, ReceivedJob
 from mindtrace_jobs.logs import shown
 
@@ -45,6 +46,8 @@ class Unsettled:
         self._lifecycle = lifecycle
         self._waiting: list[_Waiting] = []
         self._bytes = 0
+        #: Held while some are tried, so that no two threads settle one job.
+        self._trying = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -54,7 +57,7 @@ class Unsettled:
         """Whether so much waits that the runner should not receive other jobs in place of these."""
         return len(self._waiting) >= MOST_JOBS or self._bytes >= MOST_BYTES
 
-    def add(self, job: ReceivedJob, error: JobsError, done: Callable[[], None] = lambda: None) -> None:
+    def add(self, job: ReceivedJob, error: Exception, done: Callable[[], None] = lambda: None) -> None:
         """Try again later to settle a job whose end is decided.
 
         Args:
@@ -66,6 +69,9 @@ class Unsettled:
             self._lost(job, error)
             done()
             return
+        if job.written:
+            # Of no use any more, and may be large: the data, and what the traceback refers to.
+            job.job = job.error = None
         log.warning(
             "job %s waits to be settled, tried again in %.0f s: %s",
             shown(job.id),
@@ -80,8 +86,16 @@ class Unsettled:
     def try_due(self, *, at_once: bool = False) -> int:
         """Settle those whose time has come, or ``at_once`` all of them; returns how many are settled now.
 
-        When one finds that the broker is not available, the others wait as long.
+        When one finds that the broker is not available, the others wait as long. While another thread is at it, nothing.
         """
+        if not self._trying.acquire(blocking=False):
+            return 0
+        try:
+            return self._try(at_once=at_once)
+        finally:
+            self._trying.release()
+
+    def _try(self, *, at_once: bool) -> int:
         settled = 0
         for waiting in list(self._waiting):
             if not at_once and waiting.due > time.monotonic():
@@ -90,7 +104,7 @@ class Unsettled:
                 self._lifecycle.settle_again(waiting.job)
             except LeaseLostError as error:
                 self._lost(waiting.job, error)
-            except JobsError as error:
+            except Exception as error:  # the runner lives, whatever it is
                 waiting.pause = min(2 * waiting.pause, LONGEST_PAUSE)
                 waiting.due = time.monotonic() + waiting.pause
                 if not waiting.job.delivery.settled:
@@ -120,7 +134,7 @@ class Unsettled:
             waiting.done()
         return settled
 
-    def _lost(self, job: ReceivedJob, error: JobsError) -> None:
+    def _lost(self, job: ReceivedJob, error: Exception) -> None:
         log.warning("job %s not settled, it will run again: %s", shown(job.id), error, extra=self._extra(job))
 
     @staticmethod

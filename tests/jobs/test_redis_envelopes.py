@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kombu.transport import virtual
 
 from mindtrace_jobs import Consumer, Job, JobsError, Orchestrator
-from mindtrace_jobs.clients.delivery import message_of
+from mindtrace_jobs.clients.kombu_messages import message_of
 from mindtrace_jobs.testing.models import ImageSchema, image_job
 from mindtrace_jobs.transports.packed import packed_class
 from mindtrace_jobs.transports.redis import messages

@@ -11,7 +11,8 @@ from celery.app.task import Context
 from mindtrace_jobs._serializer_entry import CONTENT_TYPE
 from mindtrace_jobs.celery.records import MARKS
 from mindtrace_jobs.clients import Delivery, RecordWrite
-from mindtrace_jobs.clients.delivery import Publisher, body_of
+from mindtrace_jobs.clients.delivery import Publisher
+from mindtrace_jobs.clients.kombu_messages import body_of
 from mindtrace_jobs.errors import JobsError
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import SIGNED_CONTENT_TYPE, Message

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MasterDownError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from mindtrace_jobs.transports.redis.scripts import Script
@@ -162,6 +163,7 @@ class Wire:
         """In a forked child: close the descriptor and tell the server nothing, the parent goes on using it."""
         self._lock = threading.RLock()
         self._pid = os.getpid()
+        self._owed.clear()
         self._close()
 
     # --- with the lock held
@@ -220,9 +222,11 @@ class Wire:
 
     def _close(self) -> None:
         connection, self.connection = self.connection, None
-        self._owed.clear()
+        owed, self._owed = self._owed, deque()
         if connection is not None:
             connection.disconnect()
+        for *_, failed in owed:
+            failed(RedisConnectionError("the connection was closed before the answer was read"))
 
     def _stale(self, connection: Any) -> bool:
         """Tell whether something can be read where nothing is expected: the server closed the connection."""
@@ -270,7 +274,7 @@ class Wire:
         except BaseException:
             self._close()
             for *_, failed in owed:
-                failed(ConnectionError("interrupted while its answer was read"))
+                failed(RedisConnectionError("interrupted while the answer was read"))
             raise
         for (_, _, then, failed), reply in zip(owed, replies, strict=True):
             if isinstance(reply, Exception):

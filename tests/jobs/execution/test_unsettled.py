@@ -145,3 +145,22 @@ def test_no_more_than_some_are_made_up_for(
     broker.errors.clear()
     unsettled.try_due(at_once=True)
     assert not unsettled.full
+
+
+def test_whatever_is_raised_the_job_waits_on_and_the_others_are_settled(
+    clock: Clock, broker: Broker, jobs: list[ReceivedJob]
+) -> None:
+    unsettled, done = waiting(broker, jobs)
+    broker.errors = {str(jobs[0].id): TypeError("a header that cannot be written")}  # type: ignore[dict-item]
+    assert unsettled.try_due(at_once=True) == 2
+    assert done == [jobs[1].id, jobs[2].id]
+    assert len(unsettled) == 1
+
+
+def test_what_waits_keeps_neither_data_nor_traceback_that_nobody_needs(broker: Broker, jobs: list[ReceivedJob]) -> None:
+    for job, written in zip(jobs, (True, False), strict=False):
+        job.job, job.error, job.written = image_job("large"), ValueError("with frames"), written
+    waiting(broker, jobs[:2])
+    assert (jobs[0].job, jobs[0].error) == (None, None)
+    assert jobs[1].job is not None
+    assert jobs[1].error is not None
