@@ -186,7 +186,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
             self._orchestrator.client.warn_of_priority(priority, str(getattr(target, "name", target)))
         moment = iso_moment("eta", eta) or iso_moment("delay", delay)
         if moment is not None:
-            options.update(self._held_until(datetime.fromisoformat(moment), options))
+            options.update(self._held_until(datetime.fromisoformat(moment), priority, options))
         if options.get("ignore_result", self.ignore_result):
             return self._submit_untracked(made, options)
         orchestrator = self._orchestrator
@@ -218,17 +218,18 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         self.apply_async((job,), **options)
         return JobHandle(job.id, ResultStore(None, absent=absent))
 
-    def _held_until(self, moment: datetime, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _held_until(self, moment: datetime, priority: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options that have the broker hold a job back: who receives it early could only keep others from it."""
         seconds = (moment - datetime.now(UTC)).total_seconds()
         held: dict[str, Any] = {"eta": moment}
         if seconds <= 0 or options.get("exchange"):
             return held
         target = options.get("queue") or self.queue_name
-        name = self._orchestrator.client.delay_queue(str(getattr(target, "name", target)), seconds)
-        if name is None:
+        route = self._orchestrator.client.delay_route(str(getattr(target, "name", target)), seconds, priority or 0)
+        if route is None:
             return {**held, DELAY_PROPERTY: seconds}
-        return {**held, "exchange": "", "routing_key": name, "declare": []}
+        exchange, routing_key = route
+        return {**held, "exchange": exchange, "routing_key": routing_key, "declare": []}
 
     def apply_async(
         self,

@@ -360,12 +360,13 @@ class Client(ABC):
     ) -> Delivery:
         """The delivery of a message: of a consumer's, or of a ``get`` if ``on_settled`` is called when it is settled."""
 
-    def delay_queue(self, queue: str, delay: float) -> str | None:
-        """The name of a queue whose messages move to ``queue`` when they are ``delay`` seconds old, declared if need be.
+    def delay_route(self, queue: str, delay: float, priority: int = 0) -> tuple[str, str] | None:
+        """The exchange and routing key from which a message of this priority reaches a queue after ``delay`` seconds.
 
-        None where messages are held back by a property of their own, see ``transports.contract``.
+        What lies between is declared if need be. None where messages are held back by a property of their own, see
+        ``transports.contract``.
         """
-        del queue, delay
+        del queue, delay, priority
         return None
 
     @abstractmethod

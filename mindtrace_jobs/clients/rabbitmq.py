@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 from amqp.exceptions import NotFound, PreconditionFailed
 
+from mindtrace_jobs.clients import delay_queues
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT, Client
 from mindtrace_jobs.clients.confirms import Confirms
-from mindtrace_jobs.clients.delay_queues import DelayQueues
 from mindtrace_jobs.clients.delivery import AmqpDelivery
 from mindtrace_jobs.clients.kombu_api import Exchange, Queue
 from mindtrace_jobs.clients.kombu_messages import message_of
@@ -94,7 +94,6 @@ class RabbitMQClient(Client):
         self.confirm_timeout = confirm_timeout
         self._definition = definition
         self._marks = QueueMarks(self)
-        self._delays = DelayQueues()
         connection = connection_to(
             _over_py_amqp(url),
             ssl=dict(ssl) if isinstance(ssl, Mapping) else ssl,
@@ -135,8 +134,8 @@ class RabbitMQClient(Client):
     def delivery_of(self, raw: Any, queue: str) -> AmqpDelivery:
         return AmqpDelivery(raw, queue, self._marks, mapped=self.call_mapped)
 
-    def delay_queue(self, queue: str, delay: float) -> str:
-        return self.run(lambda session: self._delay_queue(session, queue, delay))
+    def delay_route(self, queue: str, delay: float, priority: int = 0) -> tuple[str, str]:
+        return self.run(lambda session: self._delay_route(session, queue, delay, priority))
 
     def browse(self, queue: str, limit: int, offset: int = 0, *, bodies: bool = True) -> Iterator[Message]:
         del bodies  # AMQP has no headers without them
@@ -181,12 +180,12 @@ class RabbitMQClient(Client):
 
     def _delete(self, session: Session, queue: str) -> None:
         self.require(session, queue)
-        self._delays.delete(session.connection, queue)
+        delay_queues.delete(session.connection, queue, exchanges=True)
         session.channel.queue_delete(queue)
 
     def _purge(self, session: Session, queue: str) -> int:
         # First what would come into the queue.
-        delayed = self._delays.delete(session.connection, queue)
+        delayed = delay_queues.delete(session.connection, queue)
         return delayed + super()._purge(session, queue)
 
     def _info(self, session: Session, queue: str) -> QueueInfo:
@@ -209,8 +208,12 @@ class RabbitMQClient(Client):
         self, session: Session, message: Message, queue: str, delay: float, record: Record | None
     ) -> None:
         del record  # it keeps none
-        target = self._delay_queue(session, queue, delay) if delay > 0 else queue
-        _check(self._put(session, [message], queue, target), 1, queue)
+        if delay > 0:
+            exchange, key = self._delay_route(session, queue, delay, message.properties.get("priority") or 0)
+            refused = self._confirmed(session, [message], exchange, key)
+        else:
+            refused = self._put(session, [message], queue)
+        _check(refused, 1, queue)
 
     def publish_copy(self, message: Message, *, queue: str, delay: float = 0.0) -> None:
         self._check_queue(queue)
@@ -227,19 +230,17 @@ class RabbitMQClient(Client):
     def _publish_batch(self, session: Session, messages: Sequence[Message], queue: str) -> None:
         refused: dict[str, tuple[str, bool]] = {}
         for start in range(0, len(messages), _UNCONFIRMED):
-            refused |= self._put(session, messages[start : start + _UNCONFIRMED], queue, queue)
+            refused |= self._put(session, messages[start : start + _UNCONFIRMED], queue)
         _check(refused, len(messages), queue)
 
-    def _put(
-        self, session: Session, messages: Sequence[Message], queue: str, target: str
-    ) -> dict[str, tuple[str, bool]]:
-        refused = self._confirmed(session, messages, "", target)
+    def _put(self, session: Session, messages: Sequence[Message], queue: str) -> dict[str, tuple[str, bool]]:
+        refused = self._confirmed(session, messages, "", queue)
         if any(unroutable for _, unroutable in refused.values()):
             # Cheaper than asking before every publish whether the queue is there.
             self._declare(session, queue, QueueType.FIFO)
             again = [message for message in messages if refused.get(_key(message), ("", False))[1]]
             kept = {key: why for key, why in refused.items() if not why[1]}
-            refused = kept | self._confirmed(session, again, "", target)
+            refused = kept | self._confirmed(session, again, "", queue)
         return refused
 
     def _confirmed(
@@ -257,10 +258,9 @@ class RabbitMQClient(Client):
         confirms: Confirms = session.extra
         return confirms
 
-    def _delay_queue(self, session: Session, queue: str, delay: float) -> str:
-        """A queue whose messages move to ``queue`` when they are ``delay`` seconds old."""
+    def _delay_route(self, session: Session, queue: str, delay: float, priority: int) -> tuple[str, str]:
         self.require_or_declare(session, queue)
-        return self._delays.declare(session.channel, queue, delay)
+        return delay_queues.declare(session.channel, queue, delay, priority)
 
     def require_or_declare(self, session: Session, queue: str) -> None:
         """Make the queue unless it is there, whatever its type."""

@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -249,6 +250,28 @@ def test_jobs_and_consumers_outlive_a_killed_and_restarted_redis(own_redis_serve
 
 def test_jobs_and_consumers_outlive_a_restarted_rabbitmq(own_rabbitmq_server: RabbitMQServer) -> None:
     _outlives_a_restart(own_rabbitmq_server.url(), own_rabbitmq_server.restart)
+
+
+@pytest.mark.parametrize("backend", ["redis", "rabbitmq"])
+def test_delayed_jobs_outlive_a_broker_that_is_killed_as_they_come_due(
+    backend: str, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue(f"own_{backend}_server")
+    queue = "delayed"
+    with Orchestrator.from_url(server.url()) as orchestrator:
+        due = datetime.now(UTC) + timedelta(seconds=2)
+        jobs = [image_job(str(number)) for number in range(100)]
+        for job in jobs:
+            orchestrator.publish_message(queue, job, eta=due)
+        wait_until(lambda: orchestrator.queue_status(queue) > 0, "the first jobs that are due")
+        server.kill()
+        server.start()
+        expected = {job.id for job in jobs}
+        found: set[str] = set()  # some may come twice
+        while found != expected:
+            received = orchestrator.receive_message(queue, timeout=PATIENCE)
+            assert received is not None
+            found.add(received.id)
 
 
 # --- cut connections
