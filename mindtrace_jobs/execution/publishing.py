@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial
@@ -124,7 +124,8 @@ class Publishing:
     def submit(self, job: Job[Any], publish: Callable[[], object]) -> None:
         """Record a job as queued, then publish it; if that fails, no record of it is left.
 
-        What an earlier job of this id left is not this one's and goes.
+        What an earlier job of this id left is not this one's and goes. If this process ends before the broker has confirmed
+        the job, its record reads as failed after two minutes, see ``ResultStore.get``.
 
         Args:
             job: The job.
@@ -133,23 +134,27 @@ class Publishing:
         if not self._results.configured:
             publish()
             return
+        about = job_fields(job.id, job.payload.name, "", 1)
         # Before publishing: a fast worker's record must not be overwritten by ours.
         self._results.forget(job.id)
-        self._results.save(queued(job))
+        self._results.publishing(queued(job))
         try:
             publish()
         except UnconfirmedError:
             raise  # it may be there, and run
         except BaseException:
-            self._undo(job)
+            self._undo(job.id, about)
             raise
+        self._results.not_publishing(job.id, about)
 
-    def _undo(self, job: Job[Any]) -> None:
+    def _undo(self, job_id: str, about: Mapping[str, Any]) -> None:
         try:
-            self._results.forget(job.id)
+            self._results.forget(job_id)
         except JobsError as error:
-            extra = {"action": "record_status", **job_fields(job.id, job.payload.name, "", 1)}
-            log.error("job %s is recorded as queued, and was not published: %s", job.id, error, extra=extra)  # noqa: TRY400
+            extra = {"action": "record_status", **about}
+            log.error("job %s is recorded as queued, and was not published: %s", job_id, error, extra=extra)  # noqa: TRY400
+        else:
+            self._results.not_publishing(job_id, about)
 
     def replayed(self, message: Message) -> Callable[[], None]:
         """Record that a dead letter goes back: its job waits again, if its status is kept; returns how to undo that."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from mindtrace_jobs.clients.redaction import Redactor
 from mindtrace_jobs.errors import ConfigurationError, ResultsNotConfiguredError
-from mindtrace_jobs.results.store import ResultStore
+from mindtrace_jobs.results.store import ResultStore, disconnect
 
 
 class AppResultStore(ResultStore):
@@ -40,6 +40,12 @@ class AppResultStore(ResultStore):
         from mindtrace_jobs.results.backend import extended
 
         return extended(self._app_backend())
+
+    def leave_thread(self) -> None:
+        """Close the connections of this thread's backend: Celery makes one for each, and forgets it with the thread."""
+        backend = self._app_backend()
+        if not backend.thread_safe:
+            disconnect(backend)
 
     @property
     def _redactor(self) -> Redactor:

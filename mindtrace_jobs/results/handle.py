@@ -80,7 +80,7 @@ class JobHandle(Generic[OutputT]):
         Raises:
             JobNotFoundError: nothing is recorded of it: only submitted jobs can be cancelled.
         """
-        record = self.record()
+        record = self._results.written(self.id)
         if record.status is not ExecutionStatus.QUEUED:
             return False
         self._results.cancel(self.id, record)

@@ -27,9 +27,11 @@ from mindtrace_jobs.errors import (
     JobNotFoundError,
     JobsError,
     ResultsNotConfiguredError,
+    UnconfirmedError,
     summary,
 )
 from mindtrace_jobs.jobs import ExecutionStatus
+from mindtrace_jobs.logs import shown
 from mindtrace_jobs.results.record import STATE, JobRecord, JobState, StateRequest, from_meta, state_of
 from mindtrace_jobs.results.writer import RecordWriter
 from mindtrace_jobs.serializer import encode, to_json
@@ -39,6 +41,14 @@ log = logging.getLogger("mindtrace_jobs.results")
 
 #: Time for which a record is kept.
 EXPIRES = timedelta(days=1)
+#: Time after which a job whose publishing nobody confirmed reads as failed: longer than publishing takes, with all timeouts.
+UNCONFIRMED_AFTER = timedelta(minutes=2)
+_UNCONFIRMED = {
+    "status": ExecutionStatus.FAILED,
+    "error": "not known to be on its queue: who submitted it ended, or was cut off, before the broker confirmed it. "
+    "Submit it again; it may still run",
+    "error_type": UnconfirmedError.__name__,
+}
 #: Celery's settings for a Redis backend: seconds to connect, and without an answer, after which it counts as away.
 _REDIS_TIMEOUTS = {"redis_socket_connect_timeout": 5.0, "redis_socket_timeout": 5.0}
 
@@ -74,7 +84,7 @@ class ResultStore:
         self._made: tuple[int, Any] | None = None
         self._closed = False
         #: Writes for whoever runs jobs, who does not wait for a backend that is away.
-        self.writer = RecordWriter(self.save, self.find)
+        self.writer = RecordWriter(self.save, self.find, self.leave_thread)
         _stores.add(self)
 
     @property
@@ -136,10 +146,10 @@ class ResultStore:
         self._closed = True
         made, self._made = self._made, None
         if made is not None and made[0] == os.getpid():
-            pool = getattr(getattr(made[1], "client", None), "connection_pool", None)
-            if pool is not None:
-                with suppress(Exception):
-                    pool.disconnect()
+            disconnect(made[1])
+
+    def leave_thread(self) -> None:
+        """Close the connections of a backend that only this thread uses. Ours is shared by all."""
 
     # --- reading
 
@@ -151,17 +161,31 @@ class ResultStore:
         return from_meta(job_id, meta, unreadable)
 
     def get(self, job_id: str) -> JobRecord[Any]:
-        """The record of a job.
+        """The record of a job, for those who wait for it: one that nobody published reads as failed after two minutes.
 
         Raises:
             JobNotFoundError: there is none.
         """
+        record = self.written(job_id)
+        return record.model_copy(update=_UNCONFIRMED) if self._is_unconfirmed(record) else record
+
+    def written(self, job_id: str) -> JobRecord[Any]:
+        """The record of a job as it was written last; raises as ``get``."""
         record = self.find(job_id)
         if record is None:
             raise JobNotFoundError(
                 f"no record of job {job_id!r}: it was not submitted with submit(), or its record has expired"
             )
         return record
+
+    def _is_unconfirmed(self, record: JobRecord[Any]) -> bool:
+        long_ago = datetime.now(UTC) - UNCONFIRMED_AFTER
+        if record.status is not ExecutionStatus.QUEUED or record.queued_at is None or record.queued_at > long_ago:
+            return False
+        mark = self.find(publishing_mark(record.id))
+        if mark is None or mark.started_at is None or mark.queued_at != record.queued_at:
+            return False  # no mark, or that of an earlier job of this id
+        return not record.starts and mark.started_at <= long_ago
 
     # --- writing
 
@@ -244,6 +268,26 @@ class ResultStore:
             backend.get_key_for_task(cancel_mark(state.id)).decode(),
         )
 
+    def publishing(self, state: JobState) -> None:
+        """Write the state of a job that is about to be published, and a mark that it is not yet known to be.
+
+        Nothing else tells a job that waits from one whose producer died before it was published: a record that was written
+        again afterwards could replace that of a fast worker. Raises as ``save``.
+        """
+        # The mark first: without it a record looks like that of any job that waits.
+        self.save(replace(state, id=publishing_mark(state.id), started_at=datetime.now(UTC)))
+        self.save(state)
+
+    def not_publishing(self, job_id: str, about: Mapping[str, Any]) -> None:
+        """Remove that mark, now or when the backend is back: it is known whether the job was published.
+
+        Args:
+            job_id: The job.
+            about: ``extra`` for log records about it.
+        """
+        mark = publishing_mark(job_id)
+        self.writer.write_behind(mark, f"whether job {shown(job_id)} was published", about, lambda: self._forget(mark))
+
     def write_behind(self, job_id: str, what: str, about: Mapping[str, Any], write: Callable[[], object]) -> None:
         """Write something of the caller's into the backend; see ``RecordWriter.write_behind``."""
         self.writer.write_behind(job_id, what, about, lambda: self._call(write))
@@ -283,10 +327,13 @@ class ResultStore:
 
     def forget(self, job_id: str) -> None:
         """Remove the record, and the mark that it is cancelled."""
+        self._forget(job_id, cancel_mark(job_id))
+
+    def _forget(self, *keys: str) -> None:
         from mindtrace_jobs.results import backend
 
-        for one in (job_id, cancel_mark(job_id)):
-            self._call(backend.forget, self.backend, one)
+        for key in keys:
+            self._call(backend.forget, self.backend, key)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         with self._mapped():
@@ -309,6 +356,14 @@ class ResultStore:
             if mapped is None:
                 mapped = BrokerError(f"{what}{redactor.shown} failed: {redactor.redact(summary(error))}")
             raise mapped from cause
+
+
+def disconnect(backend: Any) -> None:
+    """Close the connections of a Celery backend that has a pool of them, as that for Redis."""
+    with suppress(Exception):
+        pool = getattr(getattr(backend, "client", None), "connection_pool", None)
+        if pool is not None:
+            pool.disconnect()
 
 
 class RecordWrite:
@@ -349,6 +404,11 @@ class RecordWrite:
 def cancel_mark(job_id: str) -> str:
     """Under which id the result backend keeps that a job is cancelled: its own record changes while it runs."""
     return f"{job_id}.cancel"
+
+
+def publishing_mark(job_id: str) -> str:
+    """Under which id the result backend keeps that a job is not known to be published."""
+    return f"{job_id}.publishing"
 
 
 def _result_of(state: JobState) -> Any:

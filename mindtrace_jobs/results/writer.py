@@ -58,11 +58,18 @@ class RecordWriter:
     Args:
         save: Writes a state now, see ``ResultStore.save``.
         find: The record of a job, or None.
+        leave: Called by a thread of ours when it ends; closes what the two opened for this thread alone.
     """
 
-    def __init__(self, save: Callable[..., None], find: Callable[[str], JobRecord[Any] | None]) -> None:
+    def __init__(
+        self,
+        save: Callable[..., None],
+        find: Callable[[str], JobRecord[Any] | None],
+        leave: Callable[[], None] = lambda: None,
+    ) -> None:
         self._save_now = save
         self._find = find
+        self._leave = leave
         self.reset()
 
     def reset(self) -> None:
@@ -209,6 +216,8 @@ class RecordWriter:
                     self._thread, self._away = None, False
                     break
             pause = _FIRST_PAUSE if round_ else min(pause * 2, _LONGEST_PAUSE)
+        with suppress(Exception):  # nothing is lost by what does not close
+            self._leave()
         if written:
             log.info("records written late: %d", written, extra={"action": "record_status"})
 
