@@ -84,6 +84,23 @@ def test_an_apps_own_priority_steps_are_used(connect: Connect) -> None:
     assert bodies(channel) == [5, 4, 3]
 
 
+@pytest.mark.parametrize("steps", [[3, 6], [5], []])
+def test_priority_steps_that_begin_above_0_leave_no_message_without_a_step(connect: Connect, steps: list[int]) -> None:
+    first, second = (connect(priority_steps=steps).default_channel for _ in "12")
+    declare(first, "priority")
+    for priority in (0, 9):
+        publish(first, priority, priority=priority)
+    first.basic_get("q")
+    first.close()  # gives back what it holds
+    assert bodies(second) == ([9, 0] if steps else [0, 9])
+
+
+@pytest.mark.parametrize("steps", [["0", "3"], "0369", None, [0.5], [-3], [True]])
+def test_priority_steps_that_are_no_numbers_are_refused(connect: Connect, steps: Any) -> None:
+    with pytest.raises(ConfigurationError, match="priority_steps"):
+        connect(priority_steps=steps).default_channel.queue_declare("q")
+
+
 # --- taking
 
 

@@ -24,7 +24,7 @@ from mindtrace_jobs.transports.redis.connections import Connections
 from mindtrace_jobs.transports.redis.consumers import Consumer, Consumers
 from mindtrace_jobs.transports.redis.deliveries import Deliveries
 from mindtrace_jobs.transports.redis.exchanges import Arguments, Exchanges
-from mindtrace_jobs.transports.redis.keys import Keys
+from mindtrace_jobs.transports.redis.keys import Keys, checked_steps
 from mindtrace_jobs.transports.redis.qos import LeasedQoS
 from mindtrace_jobs.transports.redis.store import Store
 from mindtrace_jobs.transports.redis.waiter import SAFETY_POLL, Waiter
@@ -127,7 +127,7 @@ class Channel(kombu_redis.Channel):
         return Keys(
             prefix=self.global_keyprefix,
             sep=self.sep,
-            steps=tuple(sorted(self.priority_steps)),
+            steps=checked_steps(self.priority_steps),
             unacked=self.unacked_key,
             unacked_index=self.unacked_index_key,
             unacked_mutex=self.unacked_mutex_key,

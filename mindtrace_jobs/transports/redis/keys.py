@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
+
+from mindtrace_jobs.errors import ConfigurationError
 
 #: Suffix of a queue's sorted set of delayed messages.
 DELAYED: Final = "delayed"
@@ -90,3 +93,17 @@ class Keys:
             "BINDINGS": BINDINGS,
             "BINDINGS_PERMANENT": BINDINGS_PERMANENT,
         }
+
+
+def checked_steps(steps: object) -> tuple[int, ...]:
+    """Kombu's transport option ``priority_steps``, ascending, and 0 among them: every message has a step then.
+
+    Raises:
+        ConfigurationError: it is no collection of whole numbers from 0 on.
+    """
+    found = tuple(steps) if isinstance(steps, Collection) else (None,)
+    if not all(type(step) is int and step >= 0 for step in found):
+        raise ConfigurationError(
+            f"the transport option priority_steps is {steps!r:.80}: it must be whole numbers from 0 on, as [0, 3, 6, 9]"
+        )
+    return tuple(sorted({0, *found}))
