@@ -79,7 +79,7 @@ class RedisBroker(Broker):
             waiting = client.lrange(QUEUE, 0, -1)
             held = client.hvals("unacked")
             # Kombu's lock for restoring what stock consumers held: who is killed with it leaves it for five minutes.
-            names = sorted(tracks(client) - {"unacked_mutex"}) + [QUEUE] * bool(waiting)
+            names = sorted(tracks(client)) + [QUEUE] * bool(waiting)
             dead = client.llen(dead_letter_queue(QUEUE))
         messages = [json.loads(value) for value in waiting] + [json.loads(value)[0] for value in held]
         numbers = {number for message in messages for number in _numbers(_body(message))}
