@@ -180,12 +180,13 @@ class ResultStore:
 
     def _is_unconfirmed(self, record: JobRecord[Any]) -> bool:
         long_ago = datetime.now(UTC) - UNCONFIRMED_AFTER
-        if record.status is not ExecutionStatus.QUEUED or record.queued_at is None or record.queued_at > long_ago:
+        waits = record.status is ExecutionStatus.QUEUED and not record.starts
+        if not waits or record.queued_at is None or record.queued_at > long_ago:
             return False
         mark = self.find(publishing_mark(record.id))
         if mark is None or mark.started_at is None or mark.queued_at != record.queued_at:
             return False  # no mark, or that of an earlier job of this id
-        return not record.starts and mark.started_at <= long_ago
+        return mark.started_at <= long_ago
 
     # --- writing
 
@@ -359,11 +360,12 @@ class ResultStore:
 
 
 def disconnect(backend: Any) -> None:
-    """Close the connections of a Celery backend that has a pool of them, as that for Redis."""
-    with suppress(Exception):
-        pool = getattr(getattr(backend, "client", None), "connection_pool", None)
-        if pool is not None:
-            pool.disconnect()
+    """Close the connections of a Celery backend that keeps them in a pool: that for Redis, Sentinel too."""
+    from celery.backends.redis import RedisBackend
+
+    if isinstance(backend, RedisBackend):
+        with suppress(Exception):  # it is given up either way
+            backend.client.connection_pool.disconnect()
 
 
 class RecordWrite:
