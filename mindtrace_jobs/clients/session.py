@@ -45,6 +45,7 @@ class Session:
         answer_timeout: float | None = None,
     ) -> None:
         self.connection = connection
+        self.answer_timeout = answer_timeout
         self.used = False
         hold_over_forks(type(connection))
         connection.ensure_connection(

@@ -59,6 +59,8 @@ class Source:
         self._ready: deque[Delivery] = deque()
         #: Deliveries that stay unsettled, and are made up for.
         self._aside = 0
+        #: When the broker last said something.
+        self._heard = time.monotonic()
         #: Whether the last thing that happened was an error.
         self._failed = False
         self._closed = False
@@ -95,13 +97,20 @@ class Source:
 
         return settled
 
+    @property
+    def _silent(self) -> bool:
+        """Whether the broker has said nothing for as long as it may take for an answer."""
+        assert self._session is not None
+        patience = self._session.answer_timeout
+        return patience is not None and time.monotonic() - self._heard >= patience
+
     def _set_prefetch(self) -> None:
         assert self._session is not None
         with self._client.mapped:
             self._session.channel.basic_qos(0, self._prefetch + self._aside, False)
 
     def _open(self) -> None:
-        self._aside = 0
+        self._aside, self._heard = 0, time.monotonic()
         with self._client.mapped:
             session = self._session = self._client.connect()
             try:
@@ -140,11 +149,12 @@ class Source:
         """Read what the broker has sent already: on a channel its answer to a question comes behind that.
 
         Raises:
-            BrokerUnavailableError: the connection is lost.
+            BrokerUnavailableError: the connection is lost, or the broker does not answer.
         """
         if self._session is not None:
             with self._client.mapped:
                 self._session.channel.basic_qos(0, self._prefetch, False)
+            self._heard = time.monotonic()
 
     @property
     def buffered(self) -> int:
@@ -159,6 +169,11 @@ class Source:
         try:
             with self._client.mapped:
                 arrived = drain(self._session, timeout)
+            if arrived:
+                self._heard = time.monotonic()
+            elif self._silent:
+                # Nothing need come from an idle broker, nor from one that is frozen: only an answer tells.
+                self.read_sent()
         except BrokerError as error:
             # A channel closed by the broker is lost like a connection. What was buffered goes back by itself; the next
             # round makes a new connection.

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mindtrace_jobs import Consumer, Orchestrator, RabbitMQClient, RedisClient
+from mindtrace_jobs import Consumer, Job, Orchestrator, RabbitMQClient, RedisClient
 from mindtrace_jobs.errors import BrokerUnavailableError
-from mindtrace_jobs.testing.models import image_job
+from mindtrace_jobs.testing.models import ImageSchema, image_job
 from mindtrace_jobs.testing.runners import Runners
 from tests.jobs.servers import RabbitMQServer, RedisServer, wait_until
 
@@ -78,6 +78,33 @@ def test_a_consumer_stops_and_an_orchestrator_closes(server: Any) -> None:
     closing = threading.Thread(target=orchestrator.close, daemon=True)
     closing.start()
     wait_until(lambda: not closing.is_alive(), "the orchestrator is closed")
+
+
+def test_a_consumer_that_waits_for_work_notices_it_and_goes_on_afterwards(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[str] = []
+
+    def handle(job: Job[ImageSchema]) -> None:
+        ran.append(job.payload.input.url)
+
+    with Orchestrator(client_of(server, 1.0)) as orchestrator:
+        orchestrator.declare_queue("waiting")
+        consumer = Consumer(orchestrator, "waiting", handle, schema=ImageSchema)
+        thread = threading.Thread(target=consumer.run_forever)
+        thread.start()
+        try:
+            orchestrator.publish_message("waiting", image_job("before"))
+            wait_until(lambda: ran == ["before"], "it works")
+            server.freeze()
+            wait_until(lambda: "consuming is interrupted" in caplog.text, "it notices")
+            server.thaw()
+            orchestrator.publish_message("waiting", image_job("after"))
+            wait_until(lambda: "after" in ran, "it goes on")
+        finally:
+            server.thaw()
+            consumer.stop()
+            thread.join()
 
 
 def test_a_celery_worker_ends_on_sigterm(server: Any, tmp_path: Path, redis_url: str) -> None:
