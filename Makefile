@@ -5,6 +5,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
+# The tests start Python hundreds of times: where it writes no bytecode, each compiles the whole package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format types imports bench brokers clean distclean
 
@@ -50,4 +53,5 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
 	$(PY) -m pip install --quiet --editable . --group dev
+	$(PY) -m pip install --quiet --no-deps --upgrade --target $(VENV)/flower --group flower
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +47,13 @@ class NobodysSchema(JobSchema[SecretInput, SecretOutput]):
     name: str = "nobodys_detection"
 
 
+def _with_flower(broker: Broker) -> str:
+    """A Python path on which Flower is found, which is installed beside everything else."""
+    folder = Path(sys.prefix) / "flower"
+    assert folder.is_dir(), f"Flower is not in {folder}: make .venv/.installed"
+    return os.pathsep.join((str(folder), broker.environment["PYTHONPATH"]))
+
+
 class Flower:
     """A Flower process on a broker."""
 
@@ -57,7 +65,7 @@ class Flower:
             [sys.executable, "-m", "celery", "-A", APP, "flower", "--address=127.0.0.1", f"--port={port}"],
             folder=folder,
             log=folder / "flower.log",
-            env={**broker.environment, "FLOWER_UNAUTHENTICATED_API": "true"},
+            env={**broker.environment, "PYTHONPATH": _with_flower(broker), "FLOWER_UNAUTHENTICATED_API": "true"},
         )
         self.process.wait_for_port(("127.0.0.1", port), timeout=PATIENCE)
 
