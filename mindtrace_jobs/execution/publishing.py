@@ -136,7 +136,6 @@ class Publishing:
             return
         about = job_fields(job.id, job.payload.name, "", 1)
         # Before publishing: a fast worker's record must not be overwritten by ours.
-        self._results.forget(job.id)
         self._results.publishing(queued(job))
         try:
             publish()

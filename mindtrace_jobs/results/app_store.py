@@ -6,7 +6,7 @@ from typing import Any
 
 from mindtrace_jobs.clients.redaction import Redactor
 from mindtrace_jobs.errors import ConfigurationError, ResultsNotConfiguredError
-from mindtrace_jobs.results.store import ResultStore, disconnect
+from mindtrace_jobs.results.store import ResultStore
 
 
 class AppResultStore(ResultStore):
@@ -45,7 +45,7 @@ class AppResultStore(ResultStore):
         """Close the connections of this thread's backend: Celery makes one for each, and forgets it with the thread."""
         backend = self._app_backend()
         if not backend.thread_safe:
-            disconnect(backend)
+            self._records.disconnect(backend)
 
     @property
     def _redactor(self) -> Redactor:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery.backends.base import BaseKeyValueStoreBackend
+from celery.states import FAILURE
 
 from mindtrace_jobs.errors import DecodeError
 from mindtrace_jobs.serializer import guarded, parse
@@ -76,6 +77,39 @@ def seen_as(extend: Callable[[Any], Any], backend: Any) -> Any:
     return face
 
 
+class Entry(NamedTuple):
+    """A record as a backend that keeps values under keys writes it.
+
+    Attributes:
+        key, value: The two.
+        seconds: How long it is kept; 0 is for ever.
+    """
+
+    key: str
+    value: bytes | str
+    seconds: int
+
+
+def entry(backend: Any, job_id: str, state: str, result: Any, request: Any, traceback: Any = None) -> Entry:
+    """What ``write`` writes through Celery's backend for Redis, for whoever writes it in another way.
+
+    Raises:
+        kombu.exceptions.EncodeError: the result cannot be written.
+    """
+    encoded = backend.encode_result(result, state)
+    meta = backend._get_result_meta(result=encoded, state=state, traceback=traceback, request=request)
+    meta["task_id"] = job_id
+    expires = backend.failure_expires if state == FAILURE else None
+    expires = backend.expires if expires is None else expires
+    return Entry(key(backend, job_id), backend.encode(meta), int(expires or 0))
+
+
+def key(backend: Any, job_id: str) -> str:
+    """Where a backend that keeps values under keys keeps the record of a job."""
+    found: bytes | str = backend.get_key_for_task(job_id)
+    return found.decode() if isinstance(found, bytes) else found
+
+
 def write(backend: Any, job_id: str, state: str, result: Any, request: Any, traceback: Any = None) -> None:
     """Write a state and its result through an extended backend.
 
@@ -116,6 +150,24 @@ def forget(backend: Any, job_id: str) -> None:
     backend.forget(job_id)
     if not isinstance(backend, BaseKeyValueStoreBackend):
         backend.forget(f"{job_id}{_BESIDE}")
+
+
+def forget_here(backend: Any, job_id: str) -> None:
+    """Remove what Celery's backend for Redis keeps of a job in this process: what was read, and what is waited for."""
+    backend._cache.pop(job_id, None)
+    backend.result_consumer.cancel_for(job_id)
+
+
+def in_redis(backend: Any) -> bool:
+    """Whether a backend is Celery's for Redis, Sentinel too."""
+    cls: Any = type(backend)
+    return bool(_is_redis(cls))
+
+
+@cache
+def _is_redis(cls: Any) -> bool:
+    # By name, so as not to load the driver for other backends.
+    return any((base.__module__, base.__name__) == ("celery.backends.redis", "RedisBackend") for base in cls.__mro__)
 
 
 def _plain(backend: Any, job_id: str) -> dict[str, Any]:

@@ -280,3 +280,13 @@ class StateRequest:
     children: tuple[()] = ()
     stamps: dict[str, Any] = field(default_factory=dict)
     stamped_headers: list[str] = field(default_factory=list)
+
+
+def cancel_mark(job_id: str) -> str:
+    """Under which id the result backend keeps that a job is cancelled: its own record changes while it runs."""
+    return f"{job_id}.cancel"
+
+
+def publishing_mark(job_id: str) -> str:
+    """Under which id the result backend keeps that a job is not known to be published."""
+    return f"{job_id}.publishing"

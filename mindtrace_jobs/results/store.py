@@ -7,10 +7,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from mindtrace_jobs import _forks
@@ -32,10 +33,21 @@ from mindtrace_jobs.errors import (
 )
 from mindtrace_jobs.jobs import ExecutionStatus
 from mindtrace_jobs.logs import shown
-from mindtrace_jobs.results.record import STATE, JobRecord, JobState, StateRequest, from_meta, state_of
+from mindtrace_jobs.results.record import (
+    STATE,
+    JobRecord,
+    JobState,
+    cancel_mark,
+    from_meta,
+    publishing_mark,
+    state_of,
+)
 from mindtrace_jobs.results.writer import RecordWriter
 from mindtrace_jobs.serializer import encode, to_json
 from mindtrace_jobs.transports.contract import Record
+
+if TYPE_CHECKING:
+    from mindtrace_jobs.results.records import Records
 
 log = logging.getLogger("mindtrace_jobs.results")
 
@@ -84,7 +96,7 @@ class ResultStore:
         self._made: tuple[int, Any] | None = None
         self._closed = False
         #: Writes for whoever runs jobs, who does not wait for a backend that is away.
-        self.writer = RecordWriter(self.save, self.find, self.leave_thread)
+        self.writer = RecordWriter(self.save, self.save_start, self.find, self.leave_thread)
         _stores.add(self)
 
     @property
@@ -106,6 +118,13 @@ class ResultStore:
                     self._made = (os.getpid(), self._make())
                 made = self._made
         return made[1]
+
+    @cached_property
+    def _records(self) -> Records:
+        """What writes to the backend; Celery's backends are loaded with it."""
+        from mindtrace_jobs.results.records import Records
+
+        return Records()
 
     @property
     def _redactor(self) -> Redactor:
@@ -146,7 +165,7 @@ class ResultStore:
         self._closed = True
         made, self._made = self._made, None
         if made is not None and made[0] == os.getpid():
-            disconnect(made[1])
+            self._records.disconnect(made[1])
 
     def leave_thread(self) -> None:
         """Close the connections of a backend that only this thread uses. Ours is shared by all."""
@@ -222,23 +241,12 @@ class ResultStore:
             EncodeError: the output would not come back as it is.
             BrokerError: the result backend does not take it.
         """
-        from mindtrace_jobs.results import backend
+        result = _result_of(state) if result is None else result
+        self._call(self._records.write, self.backend, state, celery_state, result, request, traceback)
 
-        if request is None:
-            request = StateRequest(task=state.name, hostname=state.worker, retries=state.retries)
-        request.job_state = state
-        try:
-            self._call(
-                backend.write,
-                self.backend,
-                state.id,
-                celery_state or STATE[state.status],
-                _result_of(state) if result is None else result,
-                request,
-                traceback,
-            )
-        finally:
-            request.job_state = None
+    def save_start(self, state: JobState) -> bool:
+        """Write now that a job runs, unless it is cancelled; whether it was not. Raises as ``save``."""
+        return bool(self._call(partial(self._records.write, self.backend, state, unless_cancelled=True)))
 
     def inline_record(self, state: JobState) -> Record | None:
         """What ``save`` would write of a job that is queued, runs or is completed, for the broker's client to write.
@@ -272,12 +280,12 @@ class ResultStore:
     def publishing(self, state: JobState) -> None:
         """Write the state of a job that is about to be published, and a mark that it is not yet known to be.
 
-        Nothing else tells a job that waits from one whose producer died before it was published: a record that was written
-        again afterwards could replace that of a fast worker. Raises as ``save``.
+        What an earlier job of this id left goes. Nothing else than the mark tells a job that waits from one whose producer
+        died before it was published: a record that was written again afterwards could replace that of a fast worker. Raises
+        as ``save``.
         """
-        # The mark first: without it a record looks like that of any job that waits.
-        self.save(replace(state, id=publishing_mark(state.id), started_at=datetime.now(UTC)))
-        self.save(state)
+        mark = replace(state, id=publishing_mark(state.id), started_at=datetime.now(UTC))
+        self._call(self._records.submitted, self.backend, state, mark)
 
     def not_publishing(self, job_id: str, about: Mapping[str, Any]) -> None:
         """Remove that mark, now or when the backend is back: it is known whether the job was published.
@@ -287,7 +295,8 @@ class ResultStore:
             about: ``extra`` for log records about it.
         """
         mark = publishing_mark(job_id)
-        self.writer.write_behind(mark, f"whether job {shown(job_id)} was published", about, lambda: self._forget(mark))
+        what = f"whether job {shown(job_id)} was published"
+        self.writer.write_behind(mark, what, about, lambda: self._call(self._records.remove_mark, self.backend, mark))
 
     def write_behind(self, job_id: str, what: str, about: Mapping[str, Any], write: Callable[[], object]) -> None:
         """Write something of the caller's into the backend; see ``RecordWriter.write_behind``."""
@@ -328,13 +337,7 @@ class ResultStore:
 
     def forget(self, job_id: str) -> None:
         """Remove the record, and the mark that it is cancelled."""
-        self._forget(job_id, cancel_mark(job_id))
-
-    def _forget(self, *keys: str) -> None:
-        from mindtrace_jobs.results import backend
-
-        for key in keys:
-            self._call(backend.forget, self.backend, key)
+        self._call(self._records.forget, self.backend, job_id, cancel_mark(job_id))
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         with self._mapped():
@@ -359,15 +362,6 @@ class ResultStore:
             raise mapped from cause
 
 
-def disconnect(backend: Any) -> None:
-    """Close the connections of a Celery backend that keeps them in a pool: that for Redis, Sentinel too."""
-    from celery.backends.redis import RedisBackend
-
-    if isinstance(backend, RedisBackend):
-        with suppress(Exception):  # it is given up either way
-            backend.client.connection_pool.disconnect()
-
-
 class RecordWrite:
     """A state of a job on its way to the result backend: see ``mindtrace_jobs.clients.RecordWrite``."""
 
@@ -389,10 +383,7 @@ class RecordWrite:
 
     def start(self) -> bool:
         """Write that the job runs, unless it is cancelled. A backend that fails keeps no job from running."""
-        if self._store.seems_cancelled(self._state.id, self._about):
-            return False
-        self._store.writer.write(self._state, self._about)
-        return True
+        return self._store.writer.start(self._state, self._about)
 
     def finish(self) -> None:
         """Write how the job ended, now or when the backend takes it: the job was done, and must not repeat.
@@ -401,16 +392,6 @@ class RecordWrite:
             EncodeError: the output would not come back as it is.
         """
         self._store.writer.write(self._state, self._about, request=self._request)
-
-
-def cancel_mark(job_id: str) -> str:
-    """Under which id the result backend keeps that a job is cancelled: its own record changes while it runs."""
-    return f"{job_id}.cancel"
-
-
-def publishing_mark(job_id: str) -> str:
-    """Under which id the result backend keeps that a job is not known to be published."""
-    return f"{job_id}.publishing"
 
 
 def _result_of(state: JobState) -> Any:

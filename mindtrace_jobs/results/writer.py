@@ -57,6 +57,7 @@ class RecordWriter:
 
     Args:
         save: Writes a state now, see ``ResultStore.save``.
+        start: Writes that a job runs unless it is cancelled, see ``ResultStore.save_start``.
         find: The record of a job, or None.
         leave: Called by a thread of ours when it ends; closes what the two opened for this thread alone.
     """
@@ -64,10 +65,12 @@ class RecordWriter:
     def __init__(
         self,
         save: Callable[..., None],
+        start: Callable[[JobState], bool],
         find: Callable[[str], JobRecord[Any] | None],
         leave: Callable[[], None] = lambda: None,
     ) -> None:
         self._save_now = save
+        self._start_now = start
         self._find = find
         self._leave = leave
         self.reset()
@@ -100,12 +103,32 @@ class RecordWriter:
         """
         self._do(
             state.id,
-            f"the status {state.status.value!r} of job {shown(state.id)}",
+            _what(state),
             about,
             lambda: self._save(state, how),
             lambda: self._save_late(state, how),
             state.output,
         )
+
+    def start(self, state: JobState, about: Mapping[str, Any]) -> bool:
+        """Write that a job runs, now or later, unless it is cancelled.
+
+        Args:
+            state: The state.
+            about: ``extra`` for log records about the job.
+
+        Returns:
+            Whether it is not cancelled, as far as a store that is away tells.
+        """
+        cancelled: list[bool] = []
+        self._do(
+            state.id,
+            _what(state),
+            about,
+            lambda: cancelled.append(not self._start_now(state)),
+            lambda: self._save_late(state, {}),
+        )
+        return True not in cancelled
 
     def write_behind(self, job_id: str, what: str, about: Mapping[str, Any], write: Callable[[], object]) -> None:
         """Write something else of a job, now or later, and not before the state of the job that waits.
@@ -269,6 +292,10 @@ class RecordWriter:
             if not isinstance(how.get("result"), BaseException):
                 raise
             self._save_now(state, **{**how, "result": None})  # an exception is known by its text as well
+
+
+def _what(state: JobState) -> str:
+    return f"the status {state.status.value!r} of job {shown(state.id)}"
 
 
 def outdated(state: JobState, record: JobRecord[Any]) -> bool:

@@ -21,6 +21,7 @@ ROOT = Path(mindtrace_jobs.__file__).parent
 #: Name -> whose it is: a module, or a class in one.
 CALLED = {
     "_active_queues": "kombu.transport.redis:Channel",
+    "_cache": "celery.backends.base:Backend",
     "_callbacks": "kombu.transport.virtual.base:Transport",
     "_chan_to_sock": "kombu.transport.redis:MultiChannelPoller",
     "_connection": "kombu.connection:Connection",

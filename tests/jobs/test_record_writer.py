@@ -25,12 +25,21 @@ class SwitchedStore:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.states: dict[str, JobState] = {}
+        self.cancelled: set[str] = set()
         self.calls = 0
 
     def save(self, state: JobState, **_how: Any) -> None:
         """Write a state now."""
         self._answer()
         self.states[state.id] = state
+
+    def save_start(self, state: JobState) -> bool:
+        """Write that a job runs now, unless it is cancelled."""
+        self._answer()
+        if state.id in self.cancelled:
+            return False
+        self.states[state.id] = state
+        return True
 
     def find(self, job_id: str) -> JobRecord[Any] | None:
         """The record of a job, or None."""
@@ -47,7 +56,7 @@ class SwitchedStore:
 
 
 def writer_to(store: SwitchedStore) -> RecordWriter:
-    return RecordWriter(store.save, store.find)
+    return RecordWriter(store.save, store.save_start, store.find)
 
 
 def state(job_id: str, status: ExecutionStatus = COMPLETED, *, starts: int = 1, worker: str = "me") -> JobState:

@@ -16,7 +16,7 @@ from mindtrace_jobs.transports.redis.keys import Keys
 
 #: For each script the fragments it is made of, in order. See the files of these names under ``lua/``.
 _PARTS = {
-    "acknowledge": ("acknowledge",),
+    "acknowledge": ("record", "acknowledge"),
     "claim": ("now", "place", "promote", "claim"),
     "declare": ("now", "place", "promote", "declare"),
     "delete": ("place", "purge", "delete"),
@@ -30,6 +30,11 @@ _PARTS = {
     "requeue": ("now", "requeue"),
     "route": ("now", "place", "add", "route"),
     "stats": ("now", "place", "promote", "stats"),
+}
+#: The same of scripts that need no names of keys: they write records where no broker is.
+_RECORD_PARTS = {
+    "result": ("record", "result"),
+    "submitted": ("submitted",),
 }
 
 
@@ -48,6 +53,12 @@ def scripts(keys: Keys) -> dict[str, Script]:
     steps = ", ".join(_quoted(str(step)) for step in keys.steps)
     header = f"{constants}local STEPS = {{{steps}}}\n"
     return {name: _script(header, parts) for name, parts in _PARTS.items()}
+
+
+@cache
+def record_scripts() -> dict[str, Script]:
+    """The scripts that write the records of jobs, by name."""
+    return {name: _script("", parts) for name, parts in _RECORD_PARTS.items()}
 
 
 def _script(header: str, parts: Sequence[str]) -> Script:

@@ -4,32 +4,6 @@
 -- Returns {tags whose lease was lost before}; 1 if the job to be started is cancelled, in which case it was not started, else
 -- 0; and {key of a record that could not be written, why, ...}: whatever stands there, the message is settled.
 -- HDEL comes first: a script whose first write needs no memory may go on when maxmemory is reached.
-
--- A success stays, as in Celery: the job was done, whoever did it again. The state comes first in every record that
--- Celery or this package writes.
-local unwritten = {}
-
-local function failed(key, reply)
-  if type(reply) ~= 'table' or not reply.err then return false end
-  unwritten[#unwritten + 1] = key
-  unwritten[#unwritten + 1] = reply.err
-  return true
-end
-
-local function record(i)
-  local key, value, seconds = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if key == '' then return end
-  local head = redis.pcall('GETRANGE', key, 0, 63)
-  if failed(key, head) or string.match(head, '^{%s*"status":%s*"SUCCESS"') then return end
-  local written
-  if seconds == '0' then
-    written = redis.pcall('SET', key, value)
-  else
-    written = redis.pcall('SET', key, value, 'EX', seconds)
-  end
-  if not failed(key, written) then failed(key, redis.pcall('PUBLISH', key, value)) end
-end
-
 local last = 1 + 5 * tonumber(ARGV[1])
 local lost = {}
 for i = 2, last, 5 do
