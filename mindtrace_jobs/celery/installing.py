@@ -21,6 +21,7 @@ _STEPS = (
     ("worker", "mindtrace_jobs.celery.worker.steps:ExtendedConsumer"),
     ("consumer", "mindtrace_jobs.celery.worker.steps:ConsumerTimeoutWarning"),
     ("consumer", "mindtrace_jobs.celery.worker.steps:DeliveryLimitWarning"),
+    ("consumer", "mindtrace_jobs.celery.worker.steps:PromptStop"),
 )
 
 
@@ -44,7 +45,7 @@ def install(
     - connects to Redis and memory over this package's transports, which lose no job and renew leases,
     - has log records say which job made them, by a filter on the handlers of Celery's loggers,
     - adds worker steps: one extends the worker's consumer class, the app's own too, so that no message is dropped, others
-      warn when RabbitMQ would take long jobs back, or a quorum queue drop jobs.
+      warn when RabbitMQ would take long jobs back, or a quorum queue drop jobs, or have an idle worker stop at once.
 
     It reads no setting before Celery does, so they may be assigned before and after.
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from mindtrace_jobs.celery.worker.steps import ConsumerTimeoutWarning, DeliveryLimitWarning, ExtendedConsumer
+from mindtrace_jobs.celery.worker.steps import (
+    ConsumerTimeoutWarning,
+    DeliveryLimitWarning,
+    ExtendedConsumer,
+    PromptStop,
+)
 
-__all__ = ["ConsumerTimeoutWarning", "DeliveryLimitWarning", "ExtendedConsumer"]
+__all__ = ["ConsumerTimeoutWarning", "DeliveryLimitWarning", "ExtendedConsumer", "PromptStop"]

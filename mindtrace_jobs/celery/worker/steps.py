@@ -21,7 +21,8 @@ _CONSUMER_TIMEOUT = 30 * 60
 _FIRST_VERSION = (3, 8, 17)
 _QUEUE_ARGUMENT = "x-consumer-timeout"
 
-
+#: Seconds between two looks of a worker's loop whether the worker is to stop.
+_LOOK_EVERY = 1.0
 #: How often a quorum queue delivers a message again if it does not say so itself, since the version that has a limit.
 _DELIVERY_LIMIT = 20
 _FIRST_LIMITED_VERSION = (4, 0, 0)
@@ -40,6 +41,32 @@ class ExtendedConsumer(bootsteps.Step):  # type: ignore[misc]
         # Steps are made before any of them makes what it is for.
         accept_jobs(worker.app.conf)
         worker.consumer_cls = with_jobs(symbol_by_name(worker.consumer_cls))
+
+
+class PromptStop(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Has an idle worker see within a second that it is to stop.
+
+    A signal does not end the loop's wait (PEP 475): that ends when a message comes, a timer is due, or after ten seconds.
+    AMQP sends nothing to an idle worker, and without events (``--without-heartbeat``) no timer is due.
+    """
+
+    requires = (Tasks,)
+    _entry: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Have a timer be due each second."""
+        self._entry = consumer.timer.call_repeatedly(_LOOK_EVERY, _nothing)
+
+    def stop(self, consumer: Any) -> None:
+        """Remove it: with the next connection comes another."""
+        del consumer
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            entry.cancel()
+
+
+def _nothing() -> None:
+    """That the loop comes round is all."""
 
 
 class ConsumerTimeoutWarning(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -1,13 +1,17 @@
-"""A worker's event loop does not wait for events while the broker waits for an acknowledgement."""
+"""A worker's event loop does not wait for events while the broker, or whoever stops it, waits for the worker."""
 
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
+from celery import Celery
 from kombu.asynchronous.hub import Hub
 
+from mindtrace_jobs.celery import install
 from mindtrace_jobs.celery.worker.consumer import JobsConsumer
+from mindtrace_jobs.celery.worker.steps import PromptStop
 
 
 def consumer_on_this_thread() -> Any:
@@ -37,3 +41,21 @@ def test_an_acknowledgement_from_another_thread_goes_through_the_loop() -> None:
     call()
     assert done == ["acknowledged"]
     consumer.hub.close()
+
+
+def test_an_idle_loop_comes_round_within_a_second_to_see_that_it_is_to_stop() -> None:
+    app = Celery("idle", set_as_current=False)
+    install(app)
+    assert any(str(step).endswith(":PromptStop") for step in app.steps["consumer"])
+    hub = Hub()
+    worker = SimpleNamespace(timer=hub.timer)
+    step = PromptStop(worker)
+    step.stop(worker)  # a connection that was lost before this step was reached
+    for _ in range(2):  # and after it was
+        step.start(worker)
+        assert 0 < hub.fire_timers(max_delay=10) <= 1
+        step.stop(worker)
+        hub.timer.clear()
+    assert not hub.timer.queue
+    hub.close()
+    app.close()
