@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import isnan
+from math import inf, isnan
 from typing import TypeVar
 
 from mindtrace_jobs.errors import ConfigurationError
@@ -17,6 +17,16 @@ def check_seconds(name: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value) or value < 0:
         raise ConfigurationError(f"{name} is {value!r:.40}; it is None or a number of seconds from 0")
+
+
+def check_timeout(name: str, value: object, *, optional: bool = True) -> None:
+    """Raise ConfigurationError unless a value is a number of seconds above 0, or None if it is ``optional``."""
+    if value is None and optional:
+        return
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if not numeric or not 0 < value < inf:  # type: ignore[operator]
+        or_none = "None or " if optional else ""
+        raise ConfigurationError(f"{name} is {value!r:.40}; it is {or_none}a number of seconds above 0")
 
 
 def check_count(name: str, value: object, most: int | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import signals
 
+from mindtrace_jobs._arguments import check_count, check_timeout
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.amqp import accept_jobs, extend_amqp
 from mindtrace_jobs.celery.installation import Installation, real_app
@@ -61,13 +62,11 @@ def install(
             documented rules.
 
     Raises:
-        ConfigurationError: ``lease``, ``max_worker_losses`` or ``max_decompressed_bytes`` is not positive.
+        ConfigurationError: ``lease``, ``max_worker_losses`` or ``max_decompressed_bytes`` is no positive number.
     """
     app = real_app(app)
-    if lease <= 0:
-        raise ConfigurationError(f"lease is {lease}; it must be a positive number of seconds")
-    if max_worker_losses < 1:
-        raise ConfigurationError(f"max_worker_losses is {max_worker_losses}; it must be at least 1")
+    check_timeout("lease", lease, optional=False)
+    check_count("max_worker_losses", max_worker_losses)
     if max_decompressed_bytes is not None and max_decompressed_bytes < 1:
         raise ConfigurationError(f"max_decompressed_bytes is {max_decompressed_bytes}; it must be at least 1, or None")
     found = installation.find(app) or Installation(app)

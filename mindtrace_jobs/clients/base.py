@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from weakref import WeakSet
 
 from mindtrace_jobs import _forks
-from mindtrace_jobs._arguments import check_count, check_seconds
+from mindtrace_jobs._arguments import check_count, check_seconds, check_timeout
 from mindtrace_jobs._callers import caller_level
 from mindtrace_jobs.clients.delivery import Delivery
 from mindtrace_jobs.clients.errors import ErrorMapping
@@ -77,9 +77,7 @@ class Client(ABC):
         max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
     ) -> None:
         for name, seconds in (("connect_timeout", connect_timeout), ("socket_timeout", answer_timeout)):
-            check_seconds(name, seconds)
-            if seconds == 0:
-                raise ConfigurationError(f"{name} is {seconds}; it must be a positive number of seconds")
+            check_timeout(name, seconds)
         if max_decompressed_bytes is not None and max_decompressed_bytes <= 0:
             raise ConfigurationError(
                 f"max_decompressed_bytes is {max_decompressed_bytes}; it must be a positive number, or None for no limit"

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from amqp.exceptions import NotFound, PreconditionFailed
 
+from mindtrace_jobs._arguments import check_timeout
 from mindtrace_jobs.clients import delay_queues
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT, Client
 from mindtrace_jobs.clients.confirms import Confirms
@@ -91,6 +92,7 @@ class RabbitMQClient(Client):
         transport_options: Mapping[str, Any] | None = None,
         definition: Callable[[str], Any] | None = None,
     ) -> None:
+        check_timeout("confirm_timeout", confirm_timeout, optional=False)
         self.confirm_timeout = confirm_timeout
         self._definition = definition
         self._marks = QueueMarks(self)

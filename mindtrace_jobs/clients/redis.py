@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
+from mindtrace_jobs._arguments import check_timeout
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT
 from mindtrace_jobs.clients.redaction import first_url, without_password
 from mindtrace_jobs.clients.types import Capability, QueueType
@@ -103,8 +104,8 @@ class RedisClient(VirtualClient):
         max_decompressed_bytes: int | None = MAX_DECOMPRESSED,
         transport_options: Mapping[str, Any] | None = None,
     ) -> None:
-        if lease <= 0:
-            raise ConfigurationError(f"lease is {lease}; it must be a positive number of seconds")
+        check_timeout("lease", lease, optional=False)
+        check_timeout("socket_timeout", socket_timeout)
         if isinstance(ssl, Mapping):
             unknown = [name for name in ssl if not str(name).startswith("ssl_")]
             if unknown:

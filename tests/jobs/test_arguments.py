@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mindtrace_jobs import ConfigurationError, Consumer, Job, LocalClient, Orchestrator, RabbitMQClient
+from mindtrace_jobs import ConfigurationError, Consumer, Job, LocalClient, Orchestrator, RabbitMQClient, RedisClient
 from mindtrace_jobs.testing.models import ImageInput, ImageSchema, image_job
 
 Call = Callable[[Any], object]
@@ -51,6 +51,12 @@ CASES: dict[str, tuple[str, Call]] = {
     "negative time to connect": ("connect_timeout", lambda _: RabbitMQClient(connect_timeout=-1)),
     "no time to answer": ("socket_timeout", lambda _: RabbitMQClient(socket_timeout=0)),
     "time to answer as text": ("socket_timeout", lambda _: RabbitMQClient(socket_timeout="5")),
+    "no time to answer on Redis": ("socket_timeout", lambda _: RedisClient(socket_timeout=0)),
+    "time without end": ("socket_timeout", lambda _: RedisClient(socket_timeout=float("inf"))),
+    "no time to connect to Redis": ("connect_timeout", lambda _: RedisClient(connect_timeout=float("nan"))),
+    "a lease as text": ("lease", lambda _: RedisClient(lease="60")),  # type: ignore[arg-type]
+    "no lease": ("lease", lambda _: RedisClient(lease=None)),  # type: ignore[arg-type]
+    "time to confirm as text": ("confirm_timeout", lambda _: RabbitMQClient(confirm_timeout="5")),
     "an async callable": ("handler", lambda o: Consumer(o, "q", AsyncHandler())),  # type: ignore[arg-type]
 }
 
