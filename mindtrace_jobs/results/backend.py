@@ -24,6 +24,8 @@ JOB_STATE = "job_state"
 #: A backend that has room for Celery's own fields alone keeps the state of a job beside its result, under the id and this
 #: suffix, as the result of this state.
 _BESIDE, _BESIDE_STATE = ".job", "JOB"
+#: Celery's backends for Redis.
+_REDIS = {("celery.backends.redis", "RedisBackend"), ("celery.backends.redis", "SentinelBackend")}
 
 
 @cache
@@ -158,16 +160,17 @@ def forget_here(backend: Any, job_id: str) -> None:
     backend.result_consumer.cancel_for(job_id)
 
 
-def in_redis(backend: Any) -> bool:
-    """Whether a backend is Celery's for Redis, Sentinel too."""
+def is_redis(backend: Any) -> bool:
+    """Whether a backend is Celery's own for Redis, Sentinel too, and nobody's subclass that may write in other ways."""
     cls: Any = type(backend)
     return bool(_is_redis(cls))
 
 
 @cache
 def _is_redis(cls: Any) -> bool:
+    foreign = next(base for base in cls.__mro__ if not base.__module__.startswith("mindtrace_jobs."))
     # By name, so as not to load the driver for other backends.
-    return any((base.__module__, base.__name__) == ("celery.backends.redis", "RedisBackend") for base in cls.__mro__)
+    return (foreign.__module__, foreign.__name__) in _REDIS
 
 
 def _plain(backend: Any, job_id: str) -> dict[str, Any]:

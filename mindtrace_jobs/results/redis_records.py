@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from redis.exceptions import NoPermissionError
 
@@ -26,49 +25,47 @@ _READABLE = frozenset({"json", "pydantic"})
 class RedisRecords:
     """Writes records where a Celery backend for Redis keeps them. Safe for threads and forks.
 
-    Its connections are made as the backend's own are, and kept for as long as the backend's pool is: Celery makes one
-    for each thread.
+    Its connections are made as the backend's own are, and end with the backend: Celery makes one for each thread.
+
+    Args:
+        backend: The backend.
     """
 
-    def __init__(self) -> None:
-        #: The idle ones, by the pool that knows how they are made.
-        self._wires: WeakKeyDictionary[Any, deque[Wire]] = WeakKeyDictionary()
-        #: Pools whose users may run no scripts.
-        self._refused: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._idle: deque[Wire] = deque()
+        #: Whether the backend's user may run no scripts.
+        self._refused = False
 
-    def can_write(self, backend: Any) -> bool:
-        """Whether it can write what a backend for Redis keeps; else that is for Celery's own way."""
-        return (
-            backend.serializer in _READABLE
-            and not backend.compression
-            and backend.client.connection_pool not in self._refused
-        )
+    @property
+    def usable(self) -> bool:
+        """Whether it can write what this backend keeps; else that is for Celery's own way."""
+        backend = self._backend
+        return not self._refused and backend.serializer in _READABLE and not backend.compression
 
-    def write(self, backend: Any, entry: Entry, unless: str = "") -> bool | None:
+    def write(self, entry: Entry, unless: str = "") -> bool | None:
         """Write a record, unless the one that is there says that the job has succeeded.
 
         Args:
-            backend: The backend.
             entry: The record.
             unless: A key whose presence keeps it from being written; "" for none.
 
         Returns:
             Whether that key was not there; None if the backend's user may run no scripts. Nothing was written then, and
-            ``can_write`` says so from now on.
+            ``usable`` says so from now on.
 
         Raises:
             What redis-py raises.
         """
-        found = self._run(backend, "result", unless, *entry)
+        found = self._run("result", unless, *entry)
         return None if found is None else bool(found == 0)
 
-    def submitted(self, backend: Any, entry: Entry, mark: Entry, cancelled: str) -> bool:
+    def submitted(self, entry: Entry, mark: Entry, cancelled: str) -> bool:
         """Write the record of a job that is about to be published, and a mark that it is not known to be.
 
         Whatever is there of an earlier job of the same id goes.
 
         Args:
-            backend: The backend.
             entry, mark: What is written.
             cancelled: The key that says of an earlier job that it is cancelled.
 
@@ -78,38 +75,38 @@ class RedisRecords:
         Raises:
             What redis-py raises.
         """
-        return self._run(backend, "submitted", mark.key, mark.value, cancelled, *entry) is not None
+        return self._run("submitted", mark.key, mark.value, cancelled, *entry) is not None
 
-    def remove(self, backend: Any, *keys: str) -> None:
-        """Remove values; raises what redis-py raises."""
-        with self._wire(backend.client.connection_pool) as wire:
-            wire.call("DEL", *keys)
+    def remove(self, key: str) -> None:
+        """Remove a value; raises what redis-py raises."""
+        with self._wire() as wire:
+            wire.call("DEL", key)
 
-    def close(self, backend: Any) -> None:
-        """Close the connections to a backend, if it has any; a later write makes new ones."""
-        for wire in self._wires.pop(backend.client.connection_pool, ()):
-            with suppress(Exception):  # it is given up either way
-                wire.close()
+    def close(self) -> None:
+        """Close the connections; a later write makes new ones."""
+        while self._idle:
+            self._idle.pop().close()
 
-    def _run(self, backend: Any, name: str, *args: Any) -> Any:
-        pool = backend.client.connection_pool
-        with self._wire(pool) as wire:
+    def _run(self, name: str, *args: Any) -> Any:
+        with self._wire() as wire:
             try:
                 return wire.script(record_scripts()[name], args=args)
             except NoPermissionError:
-                self._refused[pool] = True
+                self._refused = True
                 return None
 
     @contextmanager
-    def _wire(self, pool: Any) -> Iterator[Wire]:
-        idle = self._wires.get(pool)
-        if idle is None:
-            idle = self._wires.setdefault(pool, deque())
+    def _wire(self) -> Iterator[Wire]:
         try:
-            wire = idle.pop()
+            wire = self._idle.pop()
         except IndexError:
-            wire = Wire(lambda: pool.connection_class(**pool.connection_kwargs))
+            wire = Wire(self._connection)
         try:
             yield wire
         finally:
-            idle.append(wire)
+            self._idle.append(wire)
+
+    def _connection(self) -> Any:
+        # Not made by the pool, which would count it for ever.
+        pool = self._backend.client.connection_pool
+        return pool.connection_class(**pool.connection_kwargs)

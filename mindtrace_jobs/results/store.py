@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 from weakref import WeakSet
 
 from mindtrace_jobs import _forks
@@ -45,9 +45,6 @@ from mindtrace_jobs.results.record import (
 from mindtrace_jobs.results.writer import RecordWriter
 from mindtrace_jobs.serializer import encode, to_json
 from mindtrace_jobs.transports.contract import Record
-
-if TYPE_CHECKING:
-    from mindtrace_jobs.results.records import Records
 
 log = logging.getLogger("mindtrace_jobs.results")
 
@@ -119,12 +116,12 @@ class ResultStore:
                 made = self._made
         return made[1]
 
-    @cached_property
-    def _records(self) -> Records:
-        """What writes to the backend; Celery's backends are loaded with it."""
-        from mindtrace_jobs.results.records import Records
+    @property
+    def _records(self) -> Any:
+        """The module that writes to the backend; Celery's backends are loaded with it."""
+        from mindtrace_jobs.results import records
 
-        return Records()
+        return records
 
     @property
     def _redactor(self) -> Redactor:

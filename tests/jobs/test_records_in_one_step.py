@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import redis
 from celery import Celery
+from celery.backends.redis import RedisBackend
 
 from mindtrace_jobs import Consumer, ExecutionStatus, Job, JobsError, LocalClient, Orchestrator
 from mindtrace_jobs.errors import BrokerError, EncodeError, Failure
@@ -222,3 +225,43 @@ def test_threads_share_few_connections_and_closing_leaves_none(redis_url: str, c
         assert len(client.keys("celery-task-meta-*")) == 400
         assert len(client.client_list()) - before <= 8
     wait_until(lambda: len(client.client_list()) <= before, "all are closed")
+
+
+def test_connections_end_with_the_backend_that_led_to_them(redis_url: str, client: Any) -> None:
+    app = Celery("threads", backend=redis_url, set_as_current=False)
+    app.conf.update(result_serializer="pydantic", accept_content=["pydantic", "json"])
+    store, pools = AppResultStore(app), []
+
+    def save() -> None:
+        store.save(STATES[1])
+        pools.append(weakref.ref(app.backend.client.connection_pool))
+
+    for _ in range(3):
+        thread = threading.Thread(target=save)
+        thread.start()
+        thread.join()
+    gc.collect()
+    assert [pool() for pool in pools] == [None] * 3
+    assert kept(client)["status"] == "STARTED"
+    app.close()
+
+
+class OtherBackend(RedisBackend):  # type: ignore[misc]
+    """A backend for Redis of somebody else's, which writes as it likes."""
+
+    written: ClassVar[list[Any]] = []
+
+    def set(self, key: Any, value: Any, **options: Any) -> Any:
+        """Write it, and remember that."""
+        self.written.append(key)
+        return super().set(key, value, **options)
+
+
+def test_a_backend_of_somebody_elses_writes_itself(redis_url: str, client: Any) -> None:
+    app = Celery("other", backend=f"{__name__}:OtherBackend+{redis_url}", set_as_current=False)
+    store = AppResultStore(app)
+    assert store.save_start(STATES[1])
+    assert kept(client)["status"] == "STARTED"
+    assert OtherBackend.written == [b"celery-task-meta-a"]
+    store.leave_thread()
+    app.close()
