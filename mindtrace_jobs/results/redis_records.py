@@ -7,9 +7,11 @@ client, which together take longer than the rest of a short job.
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from redis.exceptions import NoPermissionError
@@ -34,6 +36,8 @@ class RedisRecords:
     def __init__(self, backend: Any) -> None:
         self._backend = backend
         self._idle: deque[Wire] = deque()
+        # Before the garbage collector comes to their sockets, which say aloud when nobody has closed them.
+        weakref.finalize(self, _close, self._idle)
         #: Whether the backend's user may run no scripts.
         self._refused = False
 
@@ -84,8 +88,7 @@ class RedisRecords:
 
     def close(self) -> None:
         """Close the connections; a later write makes new ones."""
-        while self._idle:
-            self._idle.pop().close()
+        _close(self._idle)
 
     def _run(self, name: str, *args: Any) -> Any:
         with self._wire() as wire:
@@ -100,13 +103,19 @@ class RedisRecords:
         try:
             wire = self._idle.pop()
         except IndexError:
-            wire = Wire(self._connection)
+            wire = Wire(partial(_connection_to, self._backend.client.connection_pool))
         try:
             yield wire
         finally:
             self._idle.append(wire)
 
-    def _connection(self) -> Any:
-        # Not made by the pool, which would count it for ever.
-        pool = self._backend.client.connection_pool
-        return pool.connection_class(**pool.connection_kwargs)
+
+def _connection_to(pool: Any) -> Any:
+    # Not made by the pool, which would count it for ever.
+    return pool.connection_class(**pool.connection_kwargs)
+
+
+def _close(idle: deque[Wire]) -> None:
+    while idle:
+        with suppress(Exception):  # it is given up either way
+            idle.pop().close()
