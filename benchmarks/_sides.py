@@ -48,8 +48,8 @@ def make_jobs(count: int) -> Jobs:
 class Ours:
     """This package, through its public interface."""
 
-    def __init__(self, url: str) -> None:
-        self.orchestrator = Orchestrator.from_url(url)
+    def __init__(self, url: str, results: str | None = None) -> None:
+        self.orchestrator = Orchestrator.from_url(url, client_options={"result_backend": results} if results else {})
         self.queue = "ours"
         self.orchestrator.declare_queue(self.queue)
 
