@@ -115,13 +115,19 @@ def impatient(rabbitmq_server: RabbitMQServer) -> Iterator[tuple[Orchestrator, A
         yield orchestrator, connection.default_channel
 
 
+def publish_delayed(orchestrator: Orchestrator, name: str, seconds: float) -> None:
+    """Publish a job with this very delay: that of ``delay=`` counts from an instant before, and may wait elsewhere."""
+    exchange, key = orchestrator.client.delay_route("q", seconds) or ("", "")
+    orchestrator.publish_message("", image_job(name), exchange=exchange, routing_key=key)
+
+
 def test_what_a_full_queue_refuses_comes_when_there_is_room(impatient: tuple[Orchestrator, Any]) -> None:
     orchestrator, channel = impatient
     small = {"x-max-length": 1, "x-overflow": "reject-publish"}
     channel.queue_declare("q", durable=True, auto_delete=False, arguments=small)
     names = ["a", "b", "c"]
     for name in names:
-        orchestrator.publish_message("q", image_job(name), delay=0.111)
+        publish_delayed(orchestrator, name, 0.111)
     for waiting in ("q.delay.2.100", "q.delay.1.10", "q.delay.0.1"):
         wait_until_empty(channel, waiting)
     wait_for_ready(orchestrator, "q", 1)
@@ -131,7 +137,7 @@ def test_what_a_full_queue_refuses_comes_when_there_is_room(impatient: tuple[Orc
 
 def test_delayed_jobs_outlive_the_queue_they_go_to(impatient: tuple[Orchestrator, Any]) -> None:
     orchestrator, channel = impatient
-    orchestrator.publish_message("q", image_job("kept"), delay=0.3)
+    publish_delayed(orchestrator, "kept", 0.3)
     channel.queue_delete("q")
     wait_until_empty(channel, "q.delay.0.300")
     orchestrator.declare_queue("q")
