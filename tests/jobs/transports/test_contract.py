@@ -479,7 +479,8 @@ def test_message_delayed_for_less_comes_first_even_if_the_consumer_waits_for_ano
 
 def test_delayed_messages_come_in_the_order_they_are_due(channel: Any) -> None:
     declare(channel, "fifo")
-    for name, delay in (("third", 0.06), ("first", 0.02), ("second", 0.04)):
+    # So far apart that a busy machine does not come between them.
+    for name, delay in (("third", 1.5), ("first", 0.5), ("second", 1.0)):
         publish(channel, name, delay=delay)
     wait_for(channel, (3, 0, 0))
     assert channel.queue_declare("q", passive=True).message_count == 3
