@@ -43,9 +43,11 @@ class AppResultStore(ResultStore):
 
     def leave_thread(self) -> None:
         """Close the connections of this thread's backend: Celery makes one for each, and forgets it with the thread."""
+        from mindtrace_jobs.results import records
+
         backend = self._app_backend()
         if not backend.thread_safe:
-            self._records.disconnect(backend)
+            records.disconnect(backend)
 
     @property
     def _redactor(self) -> Redactor:

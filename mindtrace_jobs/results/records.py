@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mindtrace_jobs.results import backend as celery_backend
 from mindtrace_jobs.results.record import STATE, JobState, StateRequest, cancel_mark, from_meta
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # no circle: it loads the driver, which other backends need not
     from mindtrace_jobs.results.redis_records import RedisRecords
 
 #: Attribute of a backend for Redis: its RedisRecords. All faces of a backend have it.

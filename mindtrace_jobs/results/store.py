@@ -117,13 +117,6 @@ class ResultStore:
         return made[1]
 
     @property
-    def _records(self) -> Any:
-        """The module that writes to the backend; Celery's backends are loaded with it."""
-        from mindtrace_jobs.results import records
-
-        return records
-
-    @property
     def _redactor(self) -> Redactor:
         return Redactor(self._url or "", self._options)
 
@@ -158,11 +151,13 @@ class ResultStore:
 
         States of jobs that could not be written yet are tried once more, for at most 3 seconds.
         """
+        from mindtrace_jobs.results import records
+
         self.writer.flush()
         self._closed = True
         made, self._made = self._made, None
         if made is not None and made[0] == os.getpid():
-            self._records.disconnect(made[1])
+            records.disconnect(made[1])
 
     def leave_thread(self) -> None:
         """Close the connections of a backend that only this thread uses. Ours is shared by all."""
@@ -238,12 +233,16 @@ class ResultStore:
             EncodeError: the output would not come back as it is.
             BrokerError: the result backend does not take it.
         """
+        from mindtrace_jobs.results import records
+
         result = _result_of(state) if result is None else result
-        self._call(self._records.write, self.backend, state, celery_state, result, request, traceback)
+        self._call(records.write, self.backend, state, celery_state, result, request, traceback)
 
     def save_start(self, state: JobState) -> bool:
         """Write now that a job runs, unless it is cancelled; whether it was not. Raises as ``save``."""
-        return bool(self._call(partial(self._records.write, self.backend, state, unless_cancelled=True)))
+        from mindtrace_jobs.results import records
+
+        return bool(self._call(partial(records.write, self.backend, state, unless_cancelled=True)))
 
     def inline_record(self, state: JobState) -> Record | None:
         """What ``save`` would write of a job that is queued, runs or is completed, for the broker's client to write.
@@ -257,6 +256,8 @@ class ResultStore:
 
     @staticmethod
     def _record_of(backend: Any, state: JobState) -> Record:
+        from mindtrace_jobs.results.backend import key
+
         # Celery's own way to it takes as long as the rest of a short job. The state must come first.
         meta = {
             "status": STATE[state.status],
@@ -268,10 +269,10 @@ class ResultStore:
             "task_id": state.id,
         }
         return Record(
-            backend.get_key_for_task(state.id).decode(),
+            key(backend, state.id),
             to_json(meta),
             int(backend.expires or 0),
-            backend.get_key_for_task(cancel_mark(state.id)).decode(),
+            key(backend, cancel_mark(state.id)),
         )
 
     def publishing(self, state: JobState) -> None:
@@ -281,8 +282,10 @@ class ResultStore:
         died before it was published: a record that was written again afterwards could replace that of a fast worker. Raises
         as ``save``.
         """
+        from mindtrace_jobs.results import records
+
         mark = replace(state, id=publishing_mark(state.id), started_at=datetime.now(UTC))
-        self._call(self._records.submitted, self.backend, state, mark)
+        self._call(records.submitted, self.backend, state, mark)
 
     def not_publishing(self, job_id: str, about: Mapping[str, Any]) -> None:
         """Remove that mark, now or when the backend is back: it is known whether the job was published.
@@ -291,9 +294,11 @@ class ResultStore:
             job_id: The job.
             about: ``extra`` for log records about it.
         """
+        from mindtrace_jobs.results import records
+
         mark = publishing_mark(job_id)
         what = f"whether job {shown(job_id)} was published"
-        self.writer.write_behind(mark, what, about, lambda: self._call(self._records.remove_mark, self.backend, mark))
+        self.writer.write_behind(mark, what, about, lambda: self._call(records.remove_mark, self.backend, mark))
 
     def write_behind(self, job_id: str, what: str, about: Mapping[str, Any], write: Callable[[], object]) -> None:
         """Write something of the caller's into the backend; see ``RecordWriter.write_behind``."""
@@ -334,7 +339,9 @@ class ResultStore:
 
     def forget(self, job_id: str) -> None:
         """Remove the record, and the mark that it is cancelled."""
-        self._call(self._records.forget, self.backend, job_id, cancel_mark(job_id))
+        from mindtrace_jobs.results import records
+
+        self._call(records.forget, self.backend, job_id, cancel_mark(job_id))
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         with self._mapped():
