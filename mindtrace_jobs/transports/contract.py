@@ -69,11 +69,17 @@ class JobsChannel(Protocol):
     Attributes:
         keeps_records: Whether it can keep a :class:`Record` in the same step as it starts or acknowledges a message.
             Passing one to a channel that cannot raises NotImplementedError.
+        puts_off: Set it to have what need not be waited for, starts and acknowledgements, sent together: with the channel's
+            next command, by ``flush``, or by Celery's event loop when it waits next. Default False.
+        least_claim: Set it to receive no more, where that costs a round trip, until at least so many, or half of the
+            prefetch count, may be received. Default 1. For who holds more than it runs.
         lost_deliveries: Delivery tags of messages that were requeued behind this channel's back, as far as it has noticed:
             somebody else may run them too.
     """
 
     keeps_records: bool
+    puts_off: bool
+    least_claim: int
     lost_deliveries: set[str]
 
     def answer_within(self, seconds: float) -> None:
@@ -229,10 +235,13 @@ class JobsChannel(Protocol):
     def ack_nowait(self, delivery_tag: str, record: Record | None = None) -> None:
         """As ``acknowledge``, without waiting: it may be sent together with the channel's next command.
 
-        A message that had been requeued before shows in ``lost_deliveries`` at the latest with that command. If the broker
+        For who goes on to receive, or calls ``flush`` before doing anything else for long. A message that had been requeued before shows in ``lost_deliveries`` at the latest with that command. If the broker
         does not take it, it is told again as after ``acknowledge``; that raises only if it shows at once, and the next
         ``start`` waits for the broker's word.
         """
+
+    def flush(self) -> None:
+        """Send what was put off."""
 
     def replace(self, delivery_tag: str, message: Payload, queue: str) -> None:
         """Put a message into a queue, made if need be, in the place of a held one, which is forgotten: in one step.

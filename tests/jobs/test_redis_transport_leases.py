@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mindtrace_jobs.transports.redis.leases import keeper
+from mindtrace_jobs.transports.redis.settling import acknowledge_all
 from mindtrace_jobs.transports.redis.wire import Wire
 from tests.jobs.redis_channels import (
     PATIENCE,
@@ -206,7 +207,7 @@ def test_late_reject_does_not_double_the_message(connect: Connect) -> None:
     assert counts(channel) == (0, 1, 0)
     # Also where the holder has not learnt of it yet.
     assert holder.store.requeue([held], vanished=False) == {message.delivery_tag}
-    assert holder.store.acknowledge([message.delivery_tag]) == {message.delivery_tag}
+    assert acknowledge_all(holder.store, [message.delivery_tag]) == {message.delivery_tag}
     assert counts(channel) == (0, 1, 0)
 
 

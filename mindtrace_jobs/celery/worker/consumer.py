@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from celery.worker import state
@@ -28,6 +29,7 @@ from mindtrace_jobs.errors import DecodeError, JobsError, failure_of
 from mindtrace_jobs.execution.lifecycle import Lifecycle, ReceivedJob
 from mindtrace_jobs.execution.outcome import DeadLettered, Reason, refused
 from mindtrace_jobs.execution.unsettled import FIRST_PAUSE, Unsettled
+from mindtrace_jobs.transports.contract import JobsChannel
 from mindtrace_jobs.transports.packed import keep_packed
 from mindtrace_jobs.wire import headers as wire
 from mindtrace_jobs.wire.message import unknown_type
@@ -46,6 +48,8 @@ class JobsConsumerMixin:
     connection: Any
     event_dispatcher: Any
     task_consumer: Any
+    pool: Any
+    prefetch_multiplier: int
     qos: Any
     timer: Any
     strategies: Any
@@ -61,6 +65,8 @@ class JobsConsumerMixin:
     _roomy: Any = None
     #: Whether the timer will have unsettled jobs looked at.
     _timed: bool = False
+    #: The channel over which messages come, if it is one of this package's.
+    _channel: JobsChannel | None = None
 
     @property
     def lifecycle(self) -> Lifecycle:
@@ -148,7 +154,12 @@ class JobsConsumerMixin:
         self._loop_thread = threading.get_ident()
         self._wait_between_connections()
         connection = super().connect()  # type: ignore[misc]
-        keep_packed(connection.default_channel, self.lifecycle.client.max_decompressed_bytes)
+        channel = connection.default_channel
+        keep_packed(channel, self.lifecycle.client.max_decompressed_bytes)
+        self._channel = channel if isinstance(channel, JobsChannel) else None
+        if self._channel is not None:
+            # Half of what only waits for a free process.
+            self._channel.least_claim = self.pool.num_processes * (self.prefetch_multiplier - 1) // 2
         self._declare_queues(connection)
         self._settle_in_time()  # Celery clears its timer when it reconnects
         return connection
@@ -176,13 +187,32 @@ class JobsConsumerMixin:
         """
         if getattr(self, "hub", None) is None or threading.get_ident() != self._loop_thread:
             return super().call_soon_ack(p, *args, **kwargs)  # type: ignore[misc]
-        call = ppartial(p, *args, **kwargs)
+        call, channel = ppartial(p, *args, **kwargs), self._channel
+        if channel is not None:
+            # Many in a turn of the loop are sent together; but a worker that stops has no next turn.
+            channel.puts_off = state.should_stop is None and state.should_terminate is None
         try:
             call()
         except Exception:
             # As Celery does without a loop: a lost connection shows when it is read.
             log.exception("not acknowledged", extra={"action": "acknowledge"})
+        finally:
+            if channel is not None:
+                channel.puts_off = False
         return call
+
+    def start(self) -> None:
+        """Consume until the worker stops; what was put off in the last turn of the loop is sent then."""
+        try:
+            super().start()  # type: ignore[misc]
+        finally:
+            self._send_put_off()
+
+    def _send_put_off(self) -> None:
+        if self._channel is not None:
+            # What cannot be sent is logged, and told again; a lost connection shows when it is read.
+            with suppress(*self.connection_errors):
+                self._channel.flush()
 
     def _declare_queues(self, connection: Any) -> None:
         """Use queues that exist with other arguments as they are."""
@@ -240,6 +270,9 @@ class JobsConsumerMixin:
         def on_task_received(message: Any) -> Any:
             if state.should_stop is not None or state.should_terminate is not None:
                 return None  # the worker stops: closing the channel requeues it as it came
+            if not self._is_job(message):
+                # It may run then and there, for long.
+                self._send_put_off()
             try:
                 return handle(message) if self._sound(message) else None
             except self.connection_errors + self.channel_errors:
@@ -267,7 +300,7 @@ class JobsConsumerMixin:
         if not _are_limits(headers.get("timelimit")):
             self.on_invalid_task(None, message, DecodeError("the header `timelimit` is no pair of positive seconds"))
             return False
-        if getattr(self.app.tasks.get(name), "is_job", False):
+        if self._is_job(message):
             return True  # decoded where it runs
         wrong = wire.wrong_fields(headers)
         if wrong:
@@ -275,6 +308,12 @@ class JobsConsumerMixin:
             self.on_invalid_task(None, message, error)
             return False
         return self._sound_body(message)
+
+    def _is_job(self, message: Any) -> bool:
+        """Whether a task of this worker's that takes typed jobs is named in a message's headers."""
+        headers = message.headers
+        name = headers.get("task") if isinstance(headers, dict) else None
+        return isinstance(name, str) and getattr(self.app.tasks.get(name), "is_job", False)
 
     def _sound_body(self, message: Any) -> bool:
         """Whether the body is that of a plain task."""

@@ -132,6 +132,13 @@ class WorkerDelivery(Delivery):
         self._requeue()
         self.settled = True
 
+    def remove(self) -> None:
+        """Acknowledge the message. One that came over a connection that is lost meanwhile is delivered again."""
+        try:
+            self._broker.acknowledge()
+        except JobsError as error:
+            log.warning("not acknowledged: %s", error, extra={"action": "acknowledge", **self.log_fields})
+
     def return_untouched(self) -> None:
         """Requeue it in front. A connection that is lost meanwhile returns it too."""
         try:

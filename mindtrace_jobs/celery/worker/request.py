@@ -229,8 +229,10 @@ class JobRequest(Request):  # type: ignore[misc]
     def acknowledge(self) -> None:
         """Remove the message, and what the broker keeps of its starts."""
         if not self.acknowledged:
-            super().acknowledge()
-            self.job.delivery.ended()
+            self.acknowledged = True
+            delivery = self.job.delivery
+            assert isinstance(delivery, WorkerDelivery)
+            self.consumer.call_soon_ack(delivery.remove)
 
     def reject(self, requeue: bool = False) -> None:
         """Requeue the message, or dead-letter it where Celery would have it deleted."""

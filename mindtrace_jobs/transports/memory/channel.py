@@ -69,6 +69,8 @@ class Channel(memory.Channel):
     QoS = _QoS  # type: ignore[assignment]
     Message = packed_class(virtual.Message)
     keeps_records = False
+    puts_off = False
+    least_claim = 1
     #: Bodies stay the bytes or text they are; nothing here needs ASCII.
     body_encoding = None  # type: ignore[assignment]
     exchange_types = {**virtual.Channel.exchange_types, "topic": TopicExchange}  # noqa: RUF012
@@ -252,6 +254,9 @@ class Channel(memory.Channel):
         self.basic_ack(delivery_tag)
 
     ack_nowait = acknowledge
+
+    def flush(self) -> None:
+        pass  # nothing is put off
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         if not self.broker.acknowledge(self.session, delivery_tag, multiple):

@@ -61,6 +61,8 @@ class Channel(kombu_redis.Channel):
     QoS: Any = LeasedQoS
     Message: Any = packed_class(virtual.Message)
     keeps_records = True
+    puts_off = False
+    least_claim = 1
 
     lease: Any = 60.0
     safety_poll: Any = SAFETY_POLL
@@ -88,6 +90,7 @@ class Channel(kombu_redis.Channel):
             renew_every=float(min(lease, self.visibility_timeout)) / 3,
             consumed=lambda: [] if self._closing else self.active_queues,
             settled=self._settled,
+            turn=lambda: self.connection.cycle.turn(self),
         )
         self.waiter = Waiter(self.store, self.connections.watched, float(self.safety_poll), tracking=self.protocol != 2)
         self.consumers = Consumers(
@@ -368,8 +371,10 @@ class Channel(kombu_redis.Channel):
 
     def _free(self, waiting: int) -> int | None:
         # Not before it is needed: a QoS keeps its channel until that is closed.
-        free: int | None = self.qos.free(waiting)
-        return free
+        qos = self.qos
+        free: int | None = qos.free(waiting)
+        # Half of what may be held is worth it in any case, also when that is less than it was.
+        return 0 if free is not None and free < min(self.least_claim, qos.prefetch_count // 2) else free
 
     # --- holding and settling
 
@@ -393,6 +398,10 @@ class Channel(kombu_redis.Channel):
     def ack_nowait(self, delivery_tag: str, record: Record | None = None) -> None:
         """See ``JobsChannel.ack_nowait``."""
         self.deliveries.ack_nowait(delivery_tag, record)
+
+    def flush(self) -> None:
+        """See ``JobsChannel.flush``."""
+        self.deliveries.flush()
 
     def replace(self, delivery_tag: str, message: Payload, queue: str) -> None:
         """See ``JobsChannel.replace``."""

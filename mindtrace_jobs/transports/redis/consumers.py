@@ -102,6 +102,11 @@ class Consumers:
 
     # --- claiming and delivering
 
+    @property
+    def claims_next(self) -> bool:
+        """Whether the next thing that is done here is a claim."""
+        return bool(self._by_tag) and not self._deliveries.waiting and not self._waiter.left
+
     def has_credit(self) -> bool:
         """Tell whether the prefetch count allows to receive more."""
         return self._free(self._deliveries.waiting) != 0
@@ -114,7 +119,6 @@ class Consumers:
         free = self._free(0)
         if free == 0:
             return False
-        self._deliveries.flush()
         wanted = CLAIM_LIMIT if free is None else min(free, CLAIM_LIMIT)
         order = self._cycle.consume(len(queues))
         no_ack = self._no_ack
@@ -122,7 +126,9 @@ class Consumers:
             # Nobody holds these, so none may lie in wait here.
             wanted = 1
         share = -(-wanted // len(order)) if self._fair else wanted
-        claim = self._waiter.claim([(queue, queue in no_ack) for queue in order], wanted, share)
+        claim = self._waiter.claim(
+            [(queue, queue in no_ack) for queue in order], wanted, share, self._deliveries.outbox.take
+        )
         if claim.short:
             # No command may follow for long.
             self._store.wire.collect()

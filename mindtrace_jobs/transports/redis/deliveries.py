@@ -6,14 +6,30 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from enum import Enum
+
+from redis.exceptions import RedisError
 
 from mindtrace_jobs.transports.contract import Payload, Record
 from mindtrace_jobs.transports.redis.connections import Connections
 from mindtrace_jobs.transports.redis.leases import keeper
-from mindtrace_jobs.transports.redis.store import Held, Step, Store, clock
+from mindtrace_jobs.transports.redis.outbox import Outbox
+from mindtrace_jobs.transports.redis.settling import acknowledge_all, settle
+from mindtrace_jobs.transports.redis.store import Held, Store, clock
 from mindtrace_jobs.transports.redis.wire import Wire
 
 logger = logging.getLogger(__name__)
+
+
+class Turn(Enum):
+    """Who does something next, and sends what was put off."""
+
+    #: The caller, who may do anything for any time, and sends nothing.
+    CALLER = "caller"
+    #: The poller: it delivers another message, which may be run then and there, or it claims.
+    DELIVERY = "delivery"
+    #: The event loop, in a turn in which nothing runs for long.
+    LOOP = "loop"
 
 
 class Deliveries:
@@ -28,6 +44,7 @@ class Deliveries:
         renew_every: Seconds between renewals.
         consumed: Returns the queues for whose consumers to renew the registration.
         settled: Called with the tag of each delivery that was passed on and then settled or released, lost or not.
+        turn: Tells who does something next.
 
     Attributes:
         held: By delivery tag.
@@ -41,6 +58,7 @@ class Deliveries:
         renew_every: float,
         consumed: Callable[[], Sequence[str]],
         settled: Callable[[str], None],
+        turn: Callable[[], Turn],
     ) -> None:
         self.store = store
         self.connections = connections
@@ -49,18 +67,12 @@ class Deliveries:
         self.lost: set[str] = set()
         self._consumed = consumed
         self._settled = settled
+        self._turn = turn
         #: Claimed and not yet passed to a consumer.
         self._inbox: deque[Held] = deque()
-        #: Acknowledged here, and not yet sent to the server.
-        self._finished: deque[Step] = deque()
-        #: Acknowledged here, though the server took it not, or was lost before it said so: it is told again.
-        self._unacknowledged: dict[str, Record | None] = {}
-        #: Those of them whose caller got an error, and expects them again when this ends.
-        self._reported: set[str] = set()
-        #: Whether the last step that was posted failed, so that the next start waits for the server's word.
-        self._refused = False
-        #: Tags that could not be acknowledged at once, and were later.
-        self._acknowledged_later: set[str] = set()
+        #: What the server is to be told.
+        self.outbox = Outbox(store, self._too_late, self._not_started)
+        store.wire.put_off = self.outbox.take
         self._renewing = False
         #: When it gives up acknowledging what is left, once it is closed.
         self._until: float | None = None
@@ -106,56 +118,21 @@ class Deliveries:
         held = self.held.get(tag)
         if held is None or (record is None and held.started):
             return True  # if it was lost, whoever holds it will learn
-        if record is None and not self._refused:
+        if record is None and not self.outbox.refused:
             held.started = True
-            self._tell((tag, None), wait=False)
-            if not self._refused:
+            self.outbox.start(tag)
+            if self._turn() is not Turn.LOOP:
+                self.outbox.post()
+            if not self.outbox.refused:
                 return True
             # So said the answer to an earlier step, which is read before another is sent.
-        held.started = self._tell((tag, record), wait=True)
+        held.started = self.outbox.tell((tag, record))
         return held.started
 
-    def _tell(self, starting: Step | None, *, wait: bool) -> bool:
-        """Send the acknowledgements that were put off, and that a delivery starts; returns whether it may start.
-
-        Args:
-            starting: The delivery, and its job's record.
-            wait: Wait for the server's word. Then what it did not take before is sent again, too.
-        """
-        again = list(self._unacknowledged.items()) if wait else []
-        finished = self._take_finished()
-        try:
-            if not wait:
-                self.store.acknowledge_and_start_nowait(
-                    finished, starting, self._too_late, lambda error: self._not_told(finished, starting, error)
-                )
-                return True
-            lost, started = self.store.acknowledge_and_start([*again, *finished], starting)
-        except BaseException as error:
-            self._not_told(finished, starting, error)
-            raise
-        self._refused = False
-        self._told_again([tag for tag, _ in again])
-        for tag in lost.difference(tag for tag, _ in again):
-            self._too_late(tag)
-        return started
-
-    def _not_told(self, finished: Sequence[Step], starting: Step | None, error: BaseException) -> None:
-        """The server did not take a step, or may not have."""
-        self._unacknowledged.update(finished)
-        held = self.held.get(starting[0]) if starting is not None else None
+    def _not_started(self, tag: str) -> None:
+        held = self.held.get(tag)
         if held is not None:
             held.started = False
-        self._refused = True
-        if finished:
-            logger.warning("%d acknowledgement(s) not taken yet, tried again: %s", len(finished), error)
-
-    def _told_again(self, tags: Sequence[str]) -> None:
-        """What the server did not take before is acknowledged now. What is not there any more was so at the first try."""
-        for tag in tags:
-            self._unacknowledged.pop(tag, None)
-        self._reported.difference_update(tags)
-        self._acknowledged_later.update(tags)
 
     # --- settling
 
@@ -165,9 +142,7 @@ class Deliveries:
         If that fails, it is tried again when leases are renewed.
         """
         try:
-            self._settle(
-                [tag], lambda mine: self.store.acknowledge_and_start([(held.tag, record) for held in mine], None)[0]
-            )
+            self._settle([tag], lambda mine: settle(self.store, [(held.tag, record) for held in mine])[0])
         except BaseException:
             self._acknowledge_later({tag: record})
             raise
@@ -176,27 +151,28 @@ class Deliveries:
     def ack_nowait(self, tag: str, record: Record | None = None, *, at_once: bool = False) -> None:
         """Remove a delivery from the server; a lease that was lost before is reported with the next command.
 
-        It is sent with what is done next, if another message is in the inbox already: to start or settle that. If it
-        fails, it is tried again when leases are renewed.
+        It is sent with what is done next, if that is known to come: to start or settle a message in the inbox, to claim
+        another, or what else an event loop does in its turn. If it fails, it is tried again when leases are renewed.
 
         Args:
             tag: The delivery.
             record: Kept on the server in the same step, unless the lease was lost before.
-            at_once: Send it now.
+            at_once: The caller may do something else next, and an error is raised.
         """
         held = self.held.pop(tag, None)
-        if held is None and tag not in self._unacknowledged:
-            if tag not in self._acknowledged_later:
+        if held is None and tag not in self.outbox.unacknowledged:
+            if not self.outbox.acknowledged_later(tag):
                 self._too_late(tag)
             self._settled(tag)
             return
-        self._finished.append((tag, self._unacknowledged.pop(tag, record)))
+        self.outbox.acknowledge(tag, record)
+        turn = self._turn()
         try:
-            if at_once or not self._inbox:
-                self.flush()
+            if turn is not Turn.LOOP and (at_once or (turn is Turn.CALLER and not self._inbox)):
+                self.outbox.post()
         except BaseException:
             if at_once:
-                self._reported.add(tag)
+                self.outbox.report(tag)
             raise
         finally:
             if held is not None:
@@ -205,7 +181,7 @@ class Deliveries:
     def acknowledge_many(self, tags: Sequence[str]) -> None:
         """Acknowledge several deliveries in one round trip. If it fails, it is tried again when leases are renewed."""
         try:
-            self._settle(tags, lambda mine: self.store.acknowledge([held.tag for held in mine]))
+            self._settle(tags, lambda mine: acknowledge_all(self.store, [held.tag for held in mine]))
         except BaseException:
             self._acknowledge_later(dict.fromkeys(tags))
             raise
@@ -215,8 +191,7 @@ class Deliveries:
     def _acknowledge_later(self, steps: Mapping[str, Record | None]) -> None:
         for tag, record in steps.items():
             if self.held.pop(tag, None) is not None:
-                self._unacknowledged[tag] = record
-                self._reported.add(tag)
+                self.outbox.put_off(tag, record)
                 self._settled(tag)
 
     def replace(self, tag: str, queue: str, payload: Payload) -> None:
@@ -239,8 +214,8 @@ class Deliveries:
 
     def requeue_all(self) -> None:
         """Requeue everything, in its order: the holder goes away. Nothing is ``settled`` one by one."""
-        if self._unacknowledged:
-            self._tell(None, wait=True)
+        if self.outbox.unacknowledged:
+            self.outbox.tell()
         self._requeue(set(self.held), vanished=True)
 
     def _requeue(self, tags: set[str], *, vanished: bool = False, front: bool = True) -> None:
@@ -253,21 +228,18 @@ class Deliveries:
 
     def release(self, tag: str) -> None:
         """Renew a delivery no longer that could not be settled: its message is back when its lease ends."""
-        self._unacknowledged.pop(tag, None)
+        self.outbox.unacknowledged.pop(tag, None)
         if self.held.pop(tag, None) is not None:
             self._settled(tag)
 
     def flush(self) -> None:
-        """Send the acknowledgements that were put off."""
-        if self._finished:
-            self._tell(None, wait=False)
+        """Send what was put off."""
+        self.outbox.post()
 
-    def _take_finished(self) -> list[Step]:
-        finished: list[Step] = []
-        with suppress(IndexError):  # another thread may take some
-            while True:
-                finished.append(self._finished.popleft())
-        return finished
+    def end_turn(self) -> None:
+        """Send what was put off in a turn of the event loop; what cannot be sent was logged, and is told again."""
+        with suppress(RedisError, OSError):
+            self.outbox.post()
 
     def _settle(self, tags: Collection[str], how: Callable[[list[Held]], set[str]]) -> None:
         self.flush()
@@ -286,7 +258,7 @@ class Deliveries:
         for tag in settled:
             self.held.pop(tag, None)
         for tag in [*lost, *(tag for tag in tags if tag not in settled)]:
-            if tag not in self._acknowledged_later:
+            if not self.outbox.acknowledged_later(tag):
                 self._too_late(tag)
 
     def _too_late(self, tag: str) -> None:
@@ -312,22 +284,20 @@ class Deliveries:
         """Let go of everything: it is back when its lease ends, but for what only has to be acknowledged yet."""
         self.held.clear()
         self._inbox.clear()
-        for tag in self._reported:
-            self._unacknowledged.pop(tag, None)
-        if self._unacknowledged:
+        if self.outbox.close():
             self._until = clock() + self.store.lease
             keeper.finish(self)
 
     def renew(self, wire: Wire) -> None:
         """Renew what is held and consumed, for the thread that does so, and acknowledge what could not be before."""
-        again = list(self._unacknowledged.items())
+        again = list(self.outbox.unacknowledged.items())
         if self._until is not None and clock() > self._until:
             logger.warning("%d message(s) could not be acknowledged, and will be delivered again", len(again))
             keeper.discard(self)
             return
         if again:
-            self.store.acknowledge_and_start(again, None, wire)
-            self._told_again([tag for tag, _ in again])
+            settle(self.store, again, wire=wire)
+            self.outbox.told_again([tag for tag, _ in again])
         if self._until is not None:
             keeper.discard(self)
         tags, consumed = list(self.held), self._consumed()
@@ -359,7 +329,5 @@ class Deliveries:
         """In a forked child: what is held is the parent's."""
         self.held.clear()
         self._inbox.clear()
-        self._finished.clear()
-        self._unacknowledged.clear()
-        self._reported.clear()
+        self.outbox.forget()
         self._renewing = False

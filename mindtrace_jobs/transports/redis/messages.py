@@ -33,7 +33,7 @@ def load(raw: bytes, tag: str, queue: str) -> Payload:
     """
     try:
         # Kombu's decoder calls a Python function for every object, for the sake of types that are rarely there.
-        payload = _kombu_loads(raw.decode()) if b'"__type__"' in raw else json.loads(raw)
+        payload = _kombu_loads(raw.decode()) if b'"__type__"' in raw else json.loads(raw.decode())
         properties = payload["properties"]
         properties["delivery_tag"] = tag
         properties.setdefault("delivery_info", {}).setdefault("routing_key", queue)

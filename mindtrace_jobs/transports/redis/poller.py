@@ -13,6 +13,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.eventio import ERR, READ, poll
 
 from mindtrace_jobs.transports.redis.consumers import Consumers
+from mindtrace_jobs.transports.redis.deliveries import Deliveries, Turn
 from mindtrace_jobs.transports.redis.waiter import Waiter
 
 #: Seconds within which the event loop takes a turn whatever happens: Kombu has a timer of that period.
@@ -25,7 +26,9 @@ class Polled(Protocol):
     """What is needed of a channel here, beside what Kombu's own poller needs."""
 
     consumers: Consumers
+    deliveries: Deliveries
     waiter: Waiter
+    puts_off: bool
 
 
 class Poller(kombu_redis.MultiChannelPoller):
@@ -38,6 +41,8 @@ class Poller(kombu_redis.MultiChannelPoller):
         super().__init__()
         #: Celery's event loop, once it runs this.
         self.loop: Any = None
+        #: Whether it delivers messages in its turn, some of which run then and there.
+        self._delivering = False
         self._thread = 0
         self._turn = 0
         self._restore_at = 0.0
@@ -140,9 +145,10 @@ class Poller(kombu_redis.MultiChannelPoller):
         """At each turn of the event loop: claim and deliver what credit allows, then watch the sockets."""
         pauses: list[float] = []
         for channel in list(self._channels):
-            if channel.active_queues and channel.consumers.deliver_available():
+            if channel.active_queues and self._deliver_available(channel):
                 # Consumers put off what they have to do, such as to acknowledge, to the next turn.
                 pauses.append(0)
+            channel.deliveries.end_turn()
             # A callback may have cancelled or closed it.
             if channel.active_queues:
                 # Watching may read what there is to know; so look after it.
@@ -152,6 +158,21 @@ class Poller(kombu_redis.MultiChannelPoller):
             if channel.active_fanout_queues:
                 self._register_LISTEN(channel)
         self._come_back(min(pauses, default=None))
+
+    def _deliver_available(self, channel: Polled) -> bool:
+        self._delivering = True
+        try:
+            return channel.consumers.deliver_available()
+        finally:
+            self._delivering = False
+
+    def turn(self, channel: Polled) -> Turn:
+        """Who does something next with a channel, and sends what it has put off."""
+        if self.loop is None:
+            return Turn.DELIVERY if channel.consumers.claims_next else Turn.CALLER
+        if self._delivering and threading.get_ident() == self._thread:
+            return Turn.DELIVERY
+        return Turn.LOOP if channel.puts_off else Turn.CALLER
 
     def _come_back(self, seconds: float | None) -> None:
         """Have the next turn of the event loop in so many seconds at the latest."""

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from bisect import bisect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -27,7 +27,7 @@ from mindtrace_jobs.transports.redis.keys import (
     Keys,
 )
 from mindtrace_jobs.transports.redis.scripts import Script, scripts
-from mindtrace_jobs.transports.redis.wire import Wire, raise_first
+from mindtrace_jobs.transports.redis.wire import Posted, Wire, raise_first
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,6 @@ PORTION, PORTION_SIZE = 100, 1 << 20
 _REQUEUE_ARGS = 5
 #: Seconds between two reports of a queue that cannot be used.
 _REPORT_EVERY = 60.0
-#: A delivery tag, and the record of its job if that is kept on this server.
-Step = tuple[str, Record | None]
 
 
 @dataclass(slots=True)
@@ -99,6 +97,8 @@ class Store:
         self._names: tuple[str, ...] = (self.identity,)
         #: The number in the next delivery tag.
         self._number = 0
+        #: What claims are told of each queue.
+        self._names_known: dict[str, tuple[list[str], str]] = {}
         #: When it was last said of a queue that it cannot be used.
         self._reported: dict[str, float] = {}
 
@@ -157,7 +157,14 @@ class Store:
 
     # --- receiving and settling
 
-    def claim(self, queues: Sequence[tuple[str, bool]], wanted: int, share: int, wire: Wire | None = None) -> Claim:
+    def claim(
+        self,
+        queues: Sequence[tuple[str, bool]],
+        wanted: int,
+        share: int,
+        wire: Wire | None = None,
+        behind: Posted | None = None,
+    ) -> Claim:
         """Take up to ``wanted`` messages.
 
         Args:
@@ -165,17 +172,19 @@ class Store:
             wanted: The most to take.
             share: The most to take from one queue while others have any.
             wire: The connection to use, if not this store's: the one that waits.
+            behind: Done before, in the same round trip.
         """
         keys: list[str] = []
         args: list[Any] = [wanted, share, self.identity, self._number, self.lease]
         for queue, no_ack in queues:
-            keys += [self.keys.delayed(queue), *self.keys.lists(queue)]
-            args += [queue, json.dumps(queue), "gone" if no_ack else self._expires.get(queue, "")]
+            names, quoted = self._names_of(queue)
+            keys += names
+            args += (queue, quoted, "gone" if no_ack else self._expires.get(queue, ""))
         first = self._number
         sure_until = clock() + self.lease
         # Whatever becomes of the reply, these numbers may be in use.
         self._number += wanted
-        taken, due, left_out = (wire or self.wire).script(self.scripts["claim"], keys, args)
+        taken, due, left_out = (wire or self.wire).script(self.scripts["claim"], keys, args, behind=behind)
         for number in left_out:
             self._left_out(queues[number - 1][0])
         deliveries = []
@@ -186,54 +195,19 @@ class Store:
             deliveries.append(Held(tag, queue, payload, sure_until=sure_until))
         return Claim(deliveries, len(deliveries) < wanted, None if due is None else float(due))
 
+    def _names_of(self, queue: str) -> tuple[list[str], str]:
+        """The keys of a queue that a claim takes, and its name in JSON; the same at each claim."""
+        found = self._names_known.get(queue)
+        if found is None:
+            found = [self.keys.delayed(queue), *self.keys.lists(queue)], json.dumps(queue)
+            self._names_known[queue] = found
+        return found
+
     def _left_out(self, queue: str) -> None:
         """Log, now and then, that a queue cannot be used; the others are."""
         if self._reported.get(queue, -_REPORT_EVERY) + _REPORT_EVERY <= clock():
             self._reported[queue] = clock()
             logger.error("queue %r is left out: a key of its holds something else than messages", queue)
-
-    def acknowledge(self, tags: Sequence[str], wire: Wire | None = None) -> set[str]:
-        """Remove deliveries; returns those that were not this holder's any more."""
-        lost: set[str] = set()
-        for chunk in _chunks(tags):
-            lost.update(self.acknowledge_and_start([(tag, None) for tag in chunk], None, wire)[0])
-        return lost
-
-    def acknowledge_and_start(
-        self, finished: Sequence[Step], starting: Step | None, wire: Wire | None = None
-    ) -> tuple[set[str], bool]:
-        """Remove deliveries and mark one as started, each together with its job's record.
-
-        Returns:
-            Those that were not this holder's any more, and whether the other one was started: its job is not cancelled.
-        """
-        args = _acknowledge_args(finished, starting)
-        lost, cancelled, unwritten = (wire or self.wire).script(self.scripts["acknowledge"], args=args)
-        _report_unwritten(unwritten)
-        return {tag.decode() for tag in lost}, not cancelled
-
-    def acknowledge_and_start_nowait(
-        self,
-        finished: Sequence[Step],
-        starting: Step | None,
-        lost: Callable[[str], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        """As ``acknowledge_and_start``, sent and not waited for.
-
-        Args:
-            finished: As there.
-            starting: As there.
-            lost: Called, when the answer is read, with each tag that was not this holder's any more.
-            failed: Called with the error if the server refuses, or is lost before it answers.
-        """
-
-        def then(reply: Any) -> None:
-            for tag in reply[0]:
-                lost(tag.decode())
-            _report_unwritten(reply[2])
-
-        self.wire.post(self.scripts["acknowledge"], _acknowledge_args(finished, starting), then, failed)
 
     def replace(self, tag: str, queue: str, payload: Payload) -> bool:
         """Add a message to a queue, declared if need be, in the place of a delivery; False if that was lost before.
@@ -281,8 +255,8 @@ class Store:
 
     def renew(self, wire: Wire, tags: Sequence[str], consumers: Sequence[str]) -> set[str]:
         """Renew leases; returns the tags whose lease was lost. ``consumers`` are the queues it consumes."""
-        chunks = _chunks(tags) or [()]
-        calls = [(self.scripts["renew"], [self.lease, len(chunk), *chunk]) for chunk in chunks]
+        portions = chunks(tags) or [()]
+        calls = [(self.scripts["renew"], [self.lease, len(portion), *portion]) for portion in portions]
         calls[0][1].extend(self._consumer(queue) for queue in consumers)
         replies = wire.scripts(calls)
         raise_first(replies)
@@ -448,13 +422,6 @@ class Store:
         return [tag, queue, self.keys.list(queue, self.keys.steps[step]), text, "RPUSH" if front else "LPUSH"]
 
 
-def _acknowledge_args(finished: Sequence[Step], starting: Step | None) -> list[Any]:
-    args: list[Any] = [len(finished)]
-    for tag, record in (*finished, starting) if starting is not None else finished:
-        args += (tag, *record) if record is not None else (tag, "", "", 0, "")
-    return args
-
-
 #: Patterns for the parts of a delivery tag and of a consumer's name.
 _ANY_IDENTITY, _ANY_NUMBER = "?" * 32, "?" * 12
 
@@ -477,11 +444,6 @@ def _exchange(record: bytes) -> tuple[str, bool]:
     return kind, bool(lists)
 
 
-def _report_unwritten(found: Sequence[bytes]) -> None:
-    for key, why in zip(found[::2], found[1::2], strict=True):
-        logger.error("the record of a job, %r, could not be written: %s", key.decode(), why.decode())
-
-
 def _told(payload: Payload) -> tuple[Payload, float | str, Record | None]:
     """A message without what only the transport is told in its properties: the delay, and the record of its job.
 
@@ -495,5 +457,6 @@ def _told(payload: Payload) -> tuple[Payload, float | str, Record | None]:
     return {**payload, "properties": properties}, (float(delay) if delay and float(delay) > 0 else "0"), record
 
 
-def _chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
+def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """What goes into one call of a script each."""
     return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]

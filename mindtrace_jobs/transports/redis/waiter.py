@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from mindtrace_jobs.transports.redis.store import Claim, Store
-from mindtrace_jobs.transports.redis.wire import NOT_NOW, Wire
+from mindtrace_jobs.transports.redis.wire import NOT_NOW, Posted, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -67,17 +67,29 @@ class Waiter:
             self._protocol, self._tracking = 2, False
             return self.wire.connect()
 
-    def claim(self, queues: Sequence[tuple[str, bool]], wanted: int, share: int) -> Claim:
-        """Take what is there, see ``Store.claim``; what comes later will wake this waiter if less was there."""
-        connection = self.connection
+    def claim(
+        self,
+        queues: Sequence[tuple[str, bool]],
+        wanted: int,
+        share: int,
+        behind: Callable[[], Posted | None] = lambda: None,
+    ) -> Claim:
+        """Take what is there, see ``Store.claim``; what comes later will wake this waiter if less was there.
+
+        Args:
+            queues, wanted, share: As there.
+            behind: Returns what is sent along, to be done before.
+        """
         try:
-            claim = self._store.claim(queues, wanted, share, self.wire)
+            if not self.wire.connected:
+                self.connection  # noqa: B018 - connects, by another protocol if it has to
+            claim = self._store.claim(queues, wanted, share, self.wire, behind())
         except NOT_NOW as error:
             return self._refused(error)
         self._pause = _FIRST_PAUSE
         # What was said before the reply was about an earlier claim.
         self._told = False
-        self._read(connection)
+        self.wake()
         self._armed = claim.short and not self._told
         pause = self._safety_poll if self._tracking else POLL
         # A little later than due, so as not to come too early by a rounding.

@@ -13,11 +13,13 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MasterDownError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
+from mindtrace_jobs.transports.redis.resp import Command, packed
 from mindtrace_jobs.transports.redis.scripts import Script
 
 
@@ -33,14 +35,26 @@ class NotNowError(ResponseError):
 NOT_NOW = (NotNowError, ReadOnlyError, MasterDownError)
 _NOT_NOW = re.compile("(NOREPLICAS|MISCONF|BUSY) ")
 
-Command = Sequence[Any]
-#: A script that was sent, its arguments, and what is to be told its result, or why there is none.
-_Posted = tuple[Script, Sequence[Any], Callable[[Any], None], Callable[[Exception], None]]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posted:
+    """A script without keys whose result nobody waits for.
+
+    Attributes:
+        script, args: The script, and its arguments.
+        then: Called with the result when it is read.
+        failed: Called with what the server says if it refuses, or with the error if the connection is lost before, so
+            that nobody knows whether it was done.
+    """
+
+    script: Script
+    args: Sequence[Any]
+    then: Callable[[Any], None]
+    failed: Callable[[BaseException], None]
+
 
 #: What a command in a script said, as Redis before 7 wraps it.
 _OF_A_SCRIPT = re.compile(r"Error running script .*: -([A-Z]+ .*)", re.DOTALL)
-#: Bytes after which a new piece of a pipeline begins.
-_PIECE = 1 << 14
 
 
 class Wire:
@@ -68,8 +82,10 @@ class Wire:
         self._unasked = unasked
         self._lock: Any = threading.RLock()
         self._pid = os.getpid()
-        self._owed: deque[_Posted] = deque()
+        self._owed: deque[Posted] = deque()
         self.connection: Any = None
+        #: Returns what is to be done before the next command, if there is anything.
+        self.put_off: Callable[[], Posted | None] = lambda: None
         #: Whether the server said that it is a replica.
         self._elsewhere = False
 
@@ -80,35 +96,58 @@ class Wire:
             self._send(connection, [command])
             return self._read(connection)
 
-    def script(self, script: Script, keys: Sequence[str] = (), args: Sequence[Any] = ()) -> Any:
-        """Run a script and wait for its result."""
-        with self._exclusive():
-            connection = self._ready()
-            self._send(connection, [("EVALSHA", script.sha, len(keys), *keys, *args)])
-            try:
-                return self._read(connection)
-            except NoScriptError:
-                self._send(connection, [("EVAL", script.text, len(keys), *keys, *args)])
-                return self._read(connection)
+    def script(
+        self, script: Script, keys: Sequence[str] = (), args: Sequence[Any] = (), *, behind: Posted | None = None
+    ) -> Any:
+        """Run a script and wait for its result.
 
-    def post(
-        self, script: Script, args: Sequence[Any], then: Callable[[Any], None], failed: Callable[[Exception], None]
-    ) -> None:
-        """Run a script without keys and without waiting for its result.
+        Args:
+            script, keys, args: The script, the keys that it uses, and its arguments.
+            behind: Done before, in the same round trip. ``failed`` is called if it is not even sent.
+        """
+        with self._exclusive():
+            command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+            if behind is None:
+                connection = self._ready()
+                self._send(connection, [command])
+                try:
+                    return self._read(connection)
+                except NoScriptError:
+                    pass
+            else:
+                try:
+                    connection = self._ready()
+                    self._send(connection, [self._of(behind, connection), command])
+                except BaseException as error:
+                    behind.failed(error)
+                    raise
+                self._owed.append(behind)
+                reply = self._settle(connection, awaited=True)
+                if not isinstance(reply, Exception):
+                    return reply
+                if not isinstance(reply, NoScriptError):
+                    raise reply
+            self._send(connection, [("EVAL", script.text, len(keys), *keys, *args)])
+            return self._read(connection)
+
+    def post(self, posted: Posted) -> None:
+        """Run a script without waiting for its result.
 
         It is sent before this returns, and done before whatever this wire sends later, unless the server has forgotten
-        the script: then it is done as soon as that is known. The result is read with the next command, or by
-        ``collect``, and passed to ``then``; to ``failed`` goes what the server says if it refuses, or that the connection
-        was lost, so that nobody knows whether it was done.
+        the script: then it is done as soon as that is known. The result is read with the next command, or by ``collect``.
+        If it is not even sent, this raises and ``failed`` is not called.
         """
         with self._exclusive():
             connection = self._ready()
-            # With the text, since nobody would see that the script was not known.
-            known = script.sha in self._known(connection)
-            command = ("EVALSHA", script.sha) if known else ("EVAL", script.text)
-            self._send(connection, [(*command, 0, *args)])
-            self._known(connection).add(script.sha)
-            self._owed.append((script, args, then, failed))
+            self._send(connection, [self._of(posted, connection)])
+            self._owed.append(posted)
+
+    def _of(self, posted: Posted, connection: Any) -> Command:
+        """The command of what is posted: with the script's text at first, since nobody would see that it was not known."""
+        known, script = self._known(connection), posted.script
+        command = ("EVALSHA", script.sha) if script.sha in known else ("EVAL", script.text)
+        known.add(script.sha)
+        return (*command, 0, *posted.args)
 
     def collect(self) -> None:
         """Read the results of what was posted, if they have arrived; while another thread uses this wire, nothing."""
@@ -140,6 +179,11 @@ class Wire:
         """Send many commands in one round trip; what one of them raised is its result."""
         with self._exclusive():
             return self._exchange(self._ready(), commands)
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is connected, as far as is known."""
+        return self.connection is not None and self.connection._sock is not None
 
     def connect(self) -> Any:
         """Connect now if it is not connected; returns redis-py's connection."""
@@ -207,7 +251,22 @@ class Wire:
                 except BaseException:
                     self._close()
                     raise
+        posted = self.put_off()
+        if posted is not None:
+            self._first(posted)
         return self.connection
+
+    def _first(self, posted: Posted) -> None:
+        """Send what was put off, and read what comes of it."""
+        try:
+            self._send(self.connection, [self._of(posted, self.connection)])
+        except BaseException as error:
+            posted.failed(error)
+            raise
+        self._owed.append(posted)
+        self._settle(self.connection)
+        if not self.connected:
+            raise RedisConnectionError("the connection was lost")
 
     @staticmethod
     def _known(connection: Any) -> set[str]:
@@ -225,8 +284,8 @@ class Wire:
         owed, self._owed = self._owed, deque()
         if connection is not None:
             connection.disconnect()
-        for *_, failed in owed:
-            failed(RedisConnectionError("the connection was closed before the answer was read"))
+        for posted in owed:
+            posted.failed(RedisConnectionError("the connection was closed before the answer was read"))
 
     def _stale(self, connection: Any) -> bool:
         """Tell whether something can be read where nothing is expected: the server closed the connection."""
@@ -260,30 +319,40 @@ class Wire:
         poller.register(connection._sock, select.POLLIN)
         return bool(poller.poll(0))
 
-    def _settle(self, connection: Any) -> None:
-        """Read what is owed. A connection that is lost over it is closed, and no concern of what comes next."""
+    def _settle(self, connection: Any, *, awaited: bool = False) -> Any:
+        """Read what is owed. A connection that is lost over it is closed, and no concern of what comes next.
+
+        Args:
+            connection: The connection.
+            awaited: The reply to one more command is read behind, and returned: an error if it is one.
+        """
         owed, self._owed = self._owed, deque()
+        reply: Any = None
         try:
             replies = [self._read_or_error(connection) for _ in owed]
-            for index, (script, args, *_) in enumerate(owed):
+            if awaited:
+                reply = self._read_or_error(connection)
+            for index, posted in enumerate(owed):
                 if isinstance(replies[index], NoScriptError):
-                    replies[index] = self._exchange(connection, [("EVAL", script.text, 0, *args)])[0]
+                    command = ("EVAL", posted.script.text, 0, *posted.args)
+                    replies[index] = self._exchange(connection, [command])[0]
         except (RedisError, OSError) as error:
             self._close()
-            replies = [error] * len(owed)
+            replies, reply = [error] * len(owed), error
         except BaseException:
             self._close()
-            for *_, failed in owed:
-                failed(RedisConnectionError("interrupted while the answer was read"))
+            for posted in owed:
+                posted.failed(RedisConnectionError("interrupted while the answer was read"))
             raise
-        for (_, _, then, failed), reply in zip(owed, replies, strict=True):
-            if isinstance(reply, Exception):
-                failed(reply)
+        for posted, found in zip(owed, replies, strict=True):
+            if isinstance(found, Exception):
+                posted.failed(found)
             else:
-                then(reply)
+                posted.then(found)
+        return reply
 
     def _send(self, connection: Any, commands: Sequence[Command]) -> None:
-        connection.send_packed_command(_packed(commands), check_health=False)
+        connection.send_packed_command(packed(commands), check_health=False)
 
     def _read(self, connection: Any) -> Any:
         try:
@@ -309,25 +378,6 @@ class Wire:
             return self._read(connection)
         except ResponseError as error:
             return error
-
-
-def _packed(commands: Sequence[Command]) -> list[bytes]:
-    """Commands as RESP sends them, in pieces of some ten kilobytes; redis-py's own way takes several times as long."""
-    pieces: list[bytes] = []
-    parts: list[bytes] = []
-    size = 0
-    for command in commands:
-        parts.append(b"*%d\r\n" % len(command))
-        for value in command:
-            data = value if isinstance(value, bytes) else str(value).encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-            size += len(data)
-        if size > _PIECE:
-            pieces.append(b"".join(parts))
-            parts, size = [], 0
-    if parts:
-        pieces.append(b"".join(parts))
-    return pieces
 
 
 def raise_first(replies: Sequence[Any]) -> None:

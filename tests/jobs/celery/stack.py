@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -62,6 +64,15 @@ def total(numbers: list[float]) -> float:
 @app.task(name="stack.kinds", shared=False)  # type: ignore[untyped-decorator]
 def kinds(values: list[Any]) -> list[str]:
     return sorted(type(value).__name__ for value in values)
+
+
+@app.task(name="stack.hold", acks_late=True, shared=False)  # type: ignore[untyped-decorator]
+def hold(path: str) -> None:
+    """Keep its process until another file is there."""
+    Path(path).touch()
+    deadline = time.monotonic() + 30
+    while not Path(f"{path}.go").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 @control_command(args=[("job_id", str)], name="end_process_of")  # type: ignore[untyped-decorator]

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from celery import Celery
 from kombu.asynchronous.hub import Hub
 
+from mindtrace_jobs import Job
 from mindtrace_jobs.celery import install
 from mindtrace_jobs.celery.worker.consumer import JobsConsumer
 from mindtrace_jobs.celery.worker.steps import PromptStop
+from tests.jobs.celery.models import DeedInput, DeedSchema
+from tests.jobs.celery.workers import Broker, Worker
+from tests.jobs.redis_channels import server
+from tests.jobs.servers import wait_until
 
 
 def consumer_on_this_thread() -> Any:
@@ -59,3 +66,22 @@ def test_an_idle_loop_comes_round_within_a_second_to_see_that_it_is_to_stop() ->
     assert not hub.timer.queue
     hub.close()
     app.close()
+
+
+def test_a_job_is_acknowledged_before_a_plain_task_runs_on_the_same_thread(
+    new_broker: Callable[[str], Broker], tmp_path: Path
+) -> None:
+    broker, first, second = new_broker("redis"), tmp_path / "first", tmp_path / "second"
+    deed = DeedInput(deed="work", path=str(first), seconds=30)
+    broker.orchestrator.submit(Job(payload=DeedSchema(input=deed)), queue="celery")
+    for name in ("second", "third"):
+        broker.plain.send_task("stack.hold", args=[str(tmp_path / name)])
+    worker = Worker(broker, tmp_path, prefetch=4)
+    wait_until(second.exists, "the task's begin")
+    with server(broker.url) as client:
+        started = client.hlen("mindtrace.started")
+        held = client.hlen("unacked")
+    for name in ("second.go", "third.go"):
+        (tmp_path / name).touch()
+    worker.close()
+    assert (held, started) == (2, 0)
