@@ -57,8 +57,8 @@ def publish(kind: str, url: str, jobs: int, marks: tuple[str, str]) -> None:
     app.close()
 
 
-def run(kind: str, url: str, results: str, pool: str, jobs: int, folder: Path) -> float:
-    """Microseconds a job."""
+def run(kind: str, url: str, results: str, pool: str, jobs: int, folder: Path) -> tuple[float, float]:
+    """Microseconds a job: by the clock, and of the processor, of all the worker's processes."""
     marks = str(folder / "first"), str(folder / "last")
     for mark in marks:
         Path(mark).unlink(missing_ok=True)
@@ -90,8 +90,9 @@ def run(kind: str, url: str, results: str, pool: str, jobs: int, folder: Path) -
         except subprocess.TimeoutExpired:
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
-    first, last = (float(Path(mark).read_text()) for mark in marks)
-    return (last - first) / (jobs - 1) * 1e6
+    first, last = (tuple(map(float, Path(mark).read_text().split())) for mark in marks)
+    taken, used = ((after - before) / (jobs - 1) * 1e6 for before, after in zip(first, last, strict=True))
+    return taken, used
 
 
 def main() -> None:
@@ -118,13 +119,15 @@ def main() -> None:
                 figures = Rounds()
                 for _ in range(arguments.rounds):
                     for number, (name, kind) in enumerate(KINDS.items()):
-                        taken = run(kind, url_of(number), results, pool, arguments.jobs, folder)
+                        taken, used = run(kind, url_of(number), results, pool, arguments.jobs, folder)
                         figures.note(name, value=taken)
+                        figures.note(name, "cpu", value=used)
                 ours = figures.median("ours")
                 for name in KINDS:
                     median = figures.median(name)
                     print(
-                        f"{broker:9} {pool:8} {name:14} {median:7.0f} us a job, {1e6 / median:6.0f} jobs/s; "
+                        f"{broker:9} {pool:8} {name:14} {median:7.0f} us a job, {1e6 / median:6.0f} jobs/s, "
+                        f"CPU {figures.median(name, 'cpu'):5.0f} us; "
                         f"ours is {median / ours:4.2f} times as fast",
                         flush=True,
                     )
