@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from functools import wraps
+from functools import cache, wraps
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -374,8 +374,7 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         """How its jobs are retried."""
         if self.job_retry is not None:
             return self.job_retry
-        default = RetryPolicy(max_worker_losses=installation.of(self.app).max_worker_losses)
-        return policy_from(self.job_retry_options, default)
+        return policy_from(self.job_retry_options, _default_policy(installation.of(self.app).max_worker_losses))
 
     @property
     def _parameters(self) -> Parameters:
@@ -453,6 +452,12 @@ class JobTask(Task, Generic[InT, OutT]):  # type: ignore[misc]
         base = symbol_by_name(type(self).Request)
         self.Request = type(base.__name__, (base,), {"consumer": consumer})
         return undecoded(super().start_strategy(app, consumer, **kwargs), consumer.may_start)
+
+
+@cache
+def _default_policy(max_worker_losses: int) -> RetryPolicy:
+    """The policy of tasks that name none; each job asks for it several times."""
+    return RetryPolicy(max_worker_losses=max_worker_losses)
 
 
 class _AnsweredError(Exception):

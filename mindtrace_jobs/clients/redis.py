@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 from urllib.parse import quote
+
+from kombu.utils.url import parse_url
 
 from mindtrace_jobs._arguments import check_timeout
 from mindtrace_jobs.clients.base import CONNECT_TIMEOUT
@@ -36,7 +39,8 @@ class RedisClient(VirtualClient):
             that does not end in one of ``:_-.``).
         connect_timeout: Seconds until an unreachable server is an error. Default 5.
         socket_timeout: Seconds until a server that does not answer a command is an error. Default 30.
-        result_backend: URL of a Celery result backend; default this server.
+        result_backend: URL of a Celery result backend; default this server. On this very database, the default too, a job's
+            record is written in the same step as its message.
         max_decompressed_bytes: Most bytes that a compressed body may have when it is decompressed; None: any number.
             Default 64 MiB.
         transport_options: Further options for Kombu's Redis transport.
@@ -135,12 +139,14 @@ class RedisClient(VirtualClient):
         # Celery's Redis backend takes one server; its Sentinel backend takes them all.
         own = url if url.startswith("sentinel") else first_url(url)
         self._result_options: dict[str, Any] = {}
+        shared = {name: options[name] for name in _SHARED_OPTIONS if options.get(name)}
+        if result_backend is not None and not shared and not ssl and _same_database(result_backend, own):
+            result_backend = None
         self._keeps_records = result_backend is None
         if result_backend is None:
             if url.startswith("rediss") or ssl:
                 checks = dict(ssl) if isinstance(ssl, Mapping) else {}
                 self._result_options["redis_backend_use_ssl"] = {"ssl_cert_reqs": "required", **checks}
-            shared = {name: options[name] for name in _SHARED_OPTIONS if options.get(name)}
             if shared:
                 self._result_options["result_backend_transport_options"] = shared
         super().__init__(
@@ -152,12 +158,9 @@ class RedisClient(VirtualClient):
         )
 
     def _check_queue(self, name: object) -> None:
-        # The transport's package loads redis-py.
-        from mindtrace_jobs.transports.redis.keys import Keys
-
         super()._check_queue(name)
         # A queue is the key of its name: one in the place of another key would make the whole database unusable.
-        if isinstance(name, str) and Keys().reserved(name):
+        if isinstance(name, str) and _reserved(name):
             raise ConfigurationError(
                 f"{name!r} cannot be the name of a queue on Redis, where the transport keeps its records in the key of that "
                 "name"
@@ -181,3 +184,27 @@ class RedisClient(VirtualClient):
     @property
     def keeps_records(self) -> bool:
         return self._keeps_records
+
+
+@lru_cache(maxsize=1024)
+def _reserved(name: str) -> bool:
+    """Whether the transport itself uses the key of this name."""
+    # The transport's package loads redis-py.
+    from mindtrace_jobs.transports.redis.keys import Keys
+
+    return Keys().reserved(name)
+
+
+def _same_database(one: str, other: str) -> bool:
+    """Whether two URLs are spellings of one database of one server, for one user and with the same options."""
+    try:
+        first, second = (
+            {**_DEFAULTS, **{name: value for name, value in parse_url(url).items() if value}} for url in (one, other)
+        )
+    except ValueError:  # which is said where it is used
+        return False
+    return first == second and first["transport"] == "redis" and ";" not in one + other
+
+
+#: What a URL means that does not say.
+_DEFAULTS = {"hostname": "localhost", "port": 6379, "virtual_host": "0"}

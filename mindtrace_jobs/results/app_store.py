@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from mindtrace_jobs.clients.redaction import Redactor
@@ -24,11 +25,8 @@ class AppResultStore(ResultStore):
 
     @property
     def configured(self) -> bool:
-        from celery.backends.base import DisabledBackend
-        from celery.backends.rpc import RPCBackend
-
         # Celery keeps one for each thread; a look at the settings takes longer.
-        return not isinstance(self._app_backend(), DisabledBackend | RPCBackend)
+        return not isinstance(self._app_backend(), _unreadable())
 
     @property
     def backend(self) -> Any:
@@ -66,3 +64,12 @@ class AppResultStore(ResultStore):
             ) from error
         except Exception as error:
             raise self._unusable(error) from self._redactor.cause(error)
+
+
+@cache
+def _unreadable() -> tuple[type[Any], ...]:
+    """Celery's backends that keep nothing that another client could read."""
+    from celery.backends.base import DisabledBackend
+    from celery.backends.rpc import RPCBackend
+
+    return DisabledBackend, RPCBackend

@@ -33,3 +33,31 @@ def test_from_url_refuses_what_it_does_not_know(url: str) -> None:
 def test_an_orchestrator_alone_works_in_memory() -> None:
     with Orchestrator() as orchestrator:
         assert isinstance(orchestrator.client, LocalClient)
+
+
+@pytest.mark.parametrize(
+    ("broker", "results", "options", "same"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0", {}, True),
+        ("redis://localhost", "redis://localhost:6379/0", {}, True),
+        ("redis://user:secret@host/3", "redis://user:secret@host:6379/3", {}, True),
+        ("redis://host/3", "redis://host/4", {}, False),
+        ("redis://host/3", "redis://user:secret@host/3", {}, False),
+        ("redis://host", "redis://host?socket_timeout=3", {}, False),
+        ("redis://host", "redis://host:port", {}, False),
+        ("redis://host;redis://other", "redis://host", {}, True),
+        ("redis://host", "rediss://host", {}, False),
+        ("rediss://host", "rediss://host", {}, False),
+        ("redis://host", "redis://host", {"ssl": True}, False),
+        # Without a prefix of their own, and with that of the queues, results have other keys.
+        ("redis://host", "redis://host", {"key_prefix": "mine:"}, False),
+        ("redis://host", "cache+memory://", {}, False),
+    ],
+)
+def test_records_are_written_with_their_messages_if_the_result_backend_is_the_brokers_own_database(
+    broker: str, results: str, options: dict[str, object], same: bool
+) -> None:
+    with Orchestrator.from_url(broker, client_options={"result_backend": results, **options}) as orchestrator:
+        assert orchestrator.client.keeps_records is same
+        if not same:
+            assert orchestrator.client.result_backend == results
