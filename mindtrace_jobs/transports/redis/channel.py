@@ -463,6 +463,7 @@ class Channel(kombu_redis.Channel):
     def _tidy_up(self) -> None:
         temporary = [queue for queue in self._fanout_queues if queue in self.auto_delete_queues]
         try:
+            self.deliveries.flush()
             self.consumers.unregister_all()
             for queue in temporary:
                 self.queue_delete(queue)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from enum import Enum
 
 from redis.exceptions import RedisError
@@ -236,10 +235,12 @@ class Deliveries:
         """Send what was put off."""
         self.outbox.post()
 
-    def end_turn(self) -> None:
-        """Send what was put off in a turn of the event loop; what cannot be sent was logged, and is told again."""
-        with suppress(RedisError, OSError):
+    def send_put_off(self) -> None:
+        """The same, for who can do nothing about an error: it is logged, and what is acknowledged is told again."""
+        try:
             self.outbox.post()
+        except (RedisError, OSError) as error:
+            logger.warning("what was begun or done could not be told: %s", error)
 
     def _settle(self, tags: Collection[str], how: Callable[[list[Held]], set[str]]) -> None:
         self.flush()

@@ -66,6 +66,9 @@ class Poller(kombu_redis.MultiChannelPoller):
             if self._deliver_one():
                 return
             self._restore_stock()
+            for channel in list(self._channels):
+                # No claim has taken it along, and none may come for long.
+                channel.deliveries.send_put_off()
             self._awaits_credit = True  # before it is looked whether there is any
             pause = self._watch_all(timeout)
             ready = self.poller.poll(pause) or ()
@@ -148,7 +151,7 @@ class Poller(kombu_redis.MultiChannelPoller):
             if channel.active_queues and self._deliver_available(channel):
                 # Consumers put off what they have to do, such as to acknowledge, to the next turn.
                 pauses.append(0)
-            channel.deliveries.end_turn()
+            channel.deliveries.send_put_off()
             # A callback may have cancelled or closed it.
             if channel.active_queues:
                 # Watching may read what there is to know; so look after it.
