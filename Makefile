@@ -34,7 +34,8 @@ types: $(STAMP) ## Check types
 imports: $(STAMP) ## Check that imports point downwards only
 	$(VENV)/bin/lint-imports
 
-bench: $(STAMP) brokers ## Measure against bare Kombu and Celery
+bench: $(STAMP) brokers ## Measure against bare clients, Kombu, Celery and others
+	$(PY) -m pip install --quiet --group bench
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PY) $$script; done
 
 brokers: ## Install redis-server and rabbitmq-server where they are missing

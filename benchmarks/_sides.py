@@ -137,5 +137,8 @@ class Rounds:
     def note(self, *key: str, value: float) -> None:
         self._figures.setdefault(key, []).append(value)
 
+    def values(self, *key: str) -> list[float]:
+        return self._figures[key]
+
     def median(self, *key: str) -> float:
         return statistics.median(self._figures[key])
