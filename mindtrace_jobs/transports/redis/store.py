@@ -163,7 +163,7 @@ class Store:
         wanted: int,
         share: int,
         wire: Wire | None = None,
-        behind: Posted | None = None,
+        first: Posted | None = None,
     ) -> Claim:
         """Take up to ``wanted`` messages.
 
@@ -172,7 +172,7 @@ class Store:
             wanted: The most to take.
             share: The most to take from one queue while others have any.
             wire: The connection to use, if not this store's: the one that waits.
-            behind: Done before, in the same round trip.
+            first: What is done before, in the same round trip.
         """
         keys: list[str] = []
         args: list[Any] = [wanted, share, self.identity, self._number, self.lease]
@@ -180,17 +180,17 @@ class Store:
             names, quoted = self._names_of(queue)
             keys += names
             args += (queue, quoted, "gone" if no_ack else self._expires.get(queue, ""))
-        first = self._number
+        begin = self._number
         sure_until = clock() + self.lease
         # Whatever becomes of the reply, these numbers may be in use.
         self._number += wanted
-        taken, due, left_out = (wire or self.wire).script(self.scripts["claim"], keys, args, behind=behind)
+        taken, due, left_out = (wire or self.wire).script(self.scripts["claim"], keys, args, first=first)
         for number in left_out:
             self._left_out(queues[number - 1][0])
         deliveries = []
         for offset in range(0, len(taken), 2):
             queue = queues[taken[offset] - 1][0]
-            tag = f"{self.identity}:{first + offset // 2:012d}:{queue}"
+            tag = f"{self.identity}:{begin + offset // 2:012d}:{queue}"
             payload = messages.load(taken[offset + 1], tag, queue)
             deliveries.append(Held(tag, queue, payload, sure_until=sure_until))
         return Claim(deliveries, len(deliveries) < wanted, None if due is None else float(due))

@@ -72,18 +72,18 @@ class Waiter:
         queues: Sequence[tuple[str, bool]],
         wanted: int,
         share: int,
-        behind: Callable[[], Posted | None] = lambda: None,
+        first: Callable[[], Posted | None] = lambda: None,
     ) -> Claim:
         """Take what is there, see ``Store.claim``; what comes later will wake this waiter if less was there.
 
         Args:
             queues, wanted, share: As there.
-            behind: Returns what is sent along, to be done before.
+            first: Returns what is sent along, and done before.
         """
         try:
             if not self.wire.connected:
                 self.connection  # noqa: B018 - connects, by another protocol if it has to
-            claim = self._store.claim(queues, wanted, share, self.wire, behind())
+            claim = self._store.claim(queues, wanted, share, self.wire, first())
         except NOT_NOW as error:
             return self._refused(error)
         self._pause = _FIRST_PAUSE

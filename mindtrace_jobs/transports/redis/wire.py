@@ -97,17 +97,17 @@ class Wire:
             return self._read(connection)
 
     def script(
-        self, script: Script, keys: Sequence[str] = (), args: Sequence[Any] = (), *, behind: Posted | None = None
+        self, script: Script, keys: Sequence[str] = (), args: Sequence[Any] = (), *, first: Posted | None = None
     ) -> Any:
         """Run a script and wait for its result.
 
         Args:
             script, keys, args: The script, the keys that it uses, and its arguments.
-            behind: Done before, in the same round trip. ``failed`` is called if it is not even sent.
+            first: What is done before, in the same round trip. Its ``failed`` is called if it is not even sent.
         """
         with self._exclusive():
             command = ("EVALSHA", script.sha, len(keys), *keys, *args)
-            if behind is None:
+            if first is None:
                 connection = self._ready()
                 self._send(connection, [command])
                 try:
@@ -117,11 +117,11 @@ class Wire:
             else:
                 try:
                     connection = self._ready()
-                    self._send(connection, [self._of(behind, connection), command])
+                    self._send(connection, [self._of(first, connection), command])
                 except BaseException as error:
-                    behind.failed(error)
+                    first.failed(error)
                     raise
-                self._owed.append(behind)
+                self._owed.append(first)
                 reply = self._settle(connection, awaited=True)
                 if not isinstance(reply, Exception):
                     return reply
@@ -253,10 +253,10 @@ class Wire:
                     raise
         posted = self.put_off()
         if posted is not None:
-            self._first(posted)
+            self._send_first(posted)
         return self.connection
 
-    def _first(self, posted: Posted) -> None:
+    def _send_first(self, posted: Posted) -> None:
         """Send what was put off, and read what comes of it."""
         try:
             self._send(self.connection, [self._of(posted, self.connection)])
