@@ -8,16 +8,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from celery import Celery
+from celery.exceptions import WorkerShutdown
+from celery.worker import state
+from celery.worker.consumer import Consumer
 from kombu.asynchronous.hub import Hub
 
 from mindtrace_jobs import Job
 from mindtrace_jobs.celery import install
-from mindtrace_jobs.celery.worker.consumer import JobsConsumer
+from mindtrace_jobs.celery.worker.consumer import JobsConsumer, with_jobs
 from mindtrace_jobs.celery.worker.steps import PromptStop
 from tests.jobs.celery.models import DeedInput, DeedSchema
 from tests.jobs.celery.workers import Broker, Worker
-from tests.jobs.redis_channels import server
+from tests.jobs.redis_channels import connection, consume, drain, publish, server, tracks
 from tests.jobs.servers import wait_until
 
 
@@ -85,3 +89,35 @@ def test_a_job_is_acknowledged_before_a_plain_task_runs_on_the_same_thread(
         (tmp_path / name).touch()
     worker.close()
     assert (held, started) == (2, 0)
+
+
+class EndingConsumer(Consumer):  # type: ignore[misc]
+    """Celery's consumer, whose loop ends as it does when the worker stops."""
+
+    def start(self) -> None:
+        raise WorkerShutdown(0)
+
+
+@pytest.mark.parametrize("stopping", ["in the next turn", "already"])
+def test_an_acknowledgement_is_not_put_off_for_a_turn_that_does_not_come(
+    new_broker: Callable[[str], Broker], monkeypatch: pytest.MonkeyPatch, stopping: str
+) -> None:
+    url = new_broker("redis").url
+    with connection(url) as source, server(url) as client:
+        channel = source.default_channel
+        publish(channel, 1)
+        (message,) = drain(source, consume(channel, prefetch=1), 1)
+        ending: Any = with_jobs(EndingConsumer)
+        consumer = ending.__new__(ending)
+        consumer.hub, consumer._loop_thread, consumer._channel = Hub(), threading.get_ident(), channel
+        consumer.connection_errors = source.connection_errors
+        source.transport.register_with_event_loop(source.connection, consumer.hub)
+        if stopping == "already":
+            monkeypatch.setattr(state, "should_stop", 0)
+        consumer.call_soon_ack(message.ack)
+        if stopping == "in the next turn":
+            assert client.hlen("unacked") == 1
+            with pytest.raises(WorkerShutdown):
+                consumer.start()
+        wait_until(lambda: not tracks(client), "it is acknowledged")
+        consumer.hub.close()
