@@ -33,6 +33,17 @@ def reads(client: Any) -> int:
     return int(client.info("stats")["total_reads_processed"])
 
 
+def one_done_of_two(source: Any) -> list[Any]:
+    """Consume one message at a time, and acknowledge the first of two; the claim of the second is next."""
+    channel = source.default_channel
+    received = consume(channel, prefetch=1)
+    for number in range(2):
+        publish(channel, number)
+    drain(source, received, 1)
+    channel.ack_nowait(received[0].delivery_tag)
+    return received
+
+
 def test_a_consumer_of_one_job_at_a_time_ends_each_and_claims_the_next_in_one_step(own_url: str) -> None:
     jobs = 200
     with Orchestrator.from_url(own_url) as orchestrator, server(own_url) as client:
@@ -48,11 +59,7 @@ def test_a_consumer_of_one_job_at_a_time_ends_each_and_claims_the_next_in_one_st
 def test_an_acknowledgement_waits_for_a_claim_only_where_that_comes_next(own_url: str) -> None:
     with connection(own_url) as source, server(own_url) as client:
         channel = source.default_channel
-        received = consume(channel, prefetch=1)
-        for number in range(2):
-            publish(channel, number)
-        drain(source, received, 1)
-        channel.ack_nowait(received[0].delivery_tag)
+        received = one_done_of_two(source)
         assert held(client) == 1
         drain(source, received, 2)
         assert held(client) == 1
@@ -81,11 +88,7 @@ def test_an_acknowledgement_that_went_with_a_claim_that_was_refused_is_told_agai
     # By the next start: leases are renewed, and it is told then, only in minutes.
     with connection(own_url, lease=600.0, safety_poll=0.1) as source, server(own_url) as client:
         channel = source.default_channel
-        received = consume(channel, prefetch=1)
-        for number in range(2):
-            publish(channel, number)
-        drain(source, received, 1)
-        channel.ack_nowait(received[0].delivery_tag)
+        received = one_done_of_two(source)
         client.config_set("min-replicas-to-write", 1)
         with pytest.raises(socket.timeout):
             source.drain_events(timeout=0.1)

@@ -23,7 +23,14 @@ from vine import ppartial
 
 from mindtrace_jobs.celery import installation
 from mindtrace_jobs.celery.queues import declare_or_adopt
-from mindtrace_jobs.celery.worker.messages import RECEIVED, Refused, WorkerDelivery, queue_of
+from mindtrace_jobs.celery.worker.messages import (
+    RECEIVED,
+    Refused,
+    WorkerDelivery,
+    are_limits,
+    protocol_violation,
+    queue_of,
+)
 from mindtrace_jobs.clients.session import GOODBYE_TIMEOUT, answer_within
 from mindtrace_jobs.errors import DecodeError, JobsError, failure_of
 from mindtrace_jobs.execution.lifecycle import Lifecycle, ReceivedJob
@@ -297,7 +304,7 @@ class JobsConsumerMixin:
             return False
         if name not in self.strategies:
             return True  # an unknown task
-        if not _are_limits(headers.get("timelimit")):
+        if not are_limits(headers.get("timelimit")):
             self.on_invalid_task(None, message, DecodeError("the header `timelimit` is no pair of positive seconds"))
             return False
         if self._is_job(message):
@@ -325,7 +332,7 @@ class JobsConsumerMixin:
         except Exception as error:
             self.on_decode_error(message, error)
             return False
-        violation = _protocol_violation(payload)
+        violation = protocol_violation(payload)
         if violation is not None:
             self.on_invalid_task(None, message, DecodeError(f"not a Celery task message: {violation}"))
         return violation is None
@@ -376,30 +383,3 @@ def _cause(error: BaseException) -> DecodeError:
     """The cause of a decoding error as Kombu raised it: it wraps the decoder's own."""
     cause = error.args[0] if error.args and isinstance(error.args[0], BaseException) else error
     return cause if isinstance(cause, DecodeError) else DecodeError(f"{type(cause).__name__}: {cause}")
-
-
-def _are_limits(value: Any) -> bool:
-    """Whether a header ``timelimit`` holds what the pool can count down: a pair of None or positive seconds."""
-    if not value:
-        return True
-    return (
-        isinstance(value, list | tuple)
-        and len(value) == 2
-        and all(one is None or (type(one) in (int, float) and 0 < one < float("inf")) for one in value)
-    )
-
-
-def _protocol_violation(payload: Any) -> str | None:
-    """Why a body is none of Celery's protocol 2; None if it is one."""
-    if isinstance(payload, dict) and "args" in payload:  # body of protocol 1 under headers of protocol 2
-        return None
-    if not isinstance(payload, list | tuple) or len(payload) != 3:
-        return "the body is not [args, kwargs, embed]"
-    args, kwargs, embed = payload
-    if not isinstance(args, list | tuple):
-        return "the positional arguments are no list"
-    if not isinstance(kwargs, dict):
-        return "the keyword arguments are no object"
-    if not (embed is None or isinstance(embed, dict)):
-        return "the third part of the body is no object"
-    return None

@@ -213,6 +213,33 @@ def sound_headers(headers: Mapping[str, Any], protocol: int = 2) -> dict[str, An
     return {name: value for name, value in headers.items() if name not in taken and name not in wrong}
 
 
+def are_limits(value: Any) -> bool:
+    """Whether a header ``timelimit`` holds what the pool can count down: a pair of None or positive seconds."""
+    if not value:
+        return True
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(one is None or (type(one) in (int, float) and 0 < one < float("inf")) for one in value)
+    )
+
+
+def protocol_violation(payload: Any) -> str | None:
+    """Why a body is none of Celery's protocol 2; None if it is one."""
+    if isinstance(payload, dict) and "args" in payload:  # body of protocol 1 under headers of protocol 2
+        return None
+    if not isinstance(payload, list | tuple) or len(payload) != 3:
+        return "the body is not [args, kwargs, embed]"
+    args, kwargs, embed = payload
+    if not isinstance(args, list | tuple):
+        return "the positional arguments are no list"
+    if not isinstance(kwargs, dict):
+        return "the keyword arguments are no object"
+    if not (embed is None or isinstance(embed, dict)):
+        return "the third part of the body is no object"
+    return None
+
+
 def undecoded(handle: Callable[..., Any], may_start: Callable[[Any, Mapping[str, Any]], bool]) -> Callable[..., Any]:
     """A task's strategy of Celery, to which messages are handed undecoded.
 

@@ -190,7 +190,7 @@ class Deliveries:
     def _acknowledge_later(self, steps: Mapping[str, Record | None]) -> None:
         for tag, record in steps.items():
             if self.held.pop(tag, None) is not None:
-                self.outbox.put_off(tag, record)
+                self.outbox.tell_again(tag, record)
                 self._settled(tag)
 
     def replace(self, tag: str, queue: str, payload: Payload) -> None:

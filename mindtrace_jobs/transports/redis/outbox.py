@@ -96,8 +96,8 @@ class Outbox:
         """The caller learns that a delivery is not acknowledged."""
         self._reported.add(tag)
 
-    def put_off(self, tag: str, record: Record | None) -> None:
-        """The server did not take an acknowledgement that was waited for."""
+    def tell_again(self, tag: str, record: Record | None) -> None:
+        """The server did not take an acknowledgement that was waited for; the caller learns of it."""
         self.unacknowledged[tag] = record
         self._reported.add(tag)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,13 @@ def kinds(values: list[Any]) -> list[str]:
 def hold(path: str) -> None:
     """Keep its process until another file is there."""
     Path(path).touch()
-    deadline = time.monotonic() + 30
-    while not Path(f"{path}.go").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(Path(f"{path}.go"), 30)
+
+
+def wait_for(path: Path, at_most: float, sleep: Callable[[float], object] = time.sleep) -> None:
+    deadline = time.monotonic() + at_most
+    while not path.exists() and time.monotonic() < deadline:
+        sleep(0.01)
 
 
 @control_command(args=[("job_id", str)], name="end_process_of")  # type: ignore[untyped-decorator]

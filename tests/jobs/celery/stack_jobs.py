@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from tests.jobs.celery.models import (
     SummaryOutput,
     SummarySchema,
 )
-from tests.jobs.celery.stack import app
+from tests.jobs.celery.stack import app, wait_for
 
 
 @job_task(app, DetectionSchema)
@@ -90,9 +89,3 @@ def note(path: str, line: str) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(descriptor, f"{line}\n".encode())
         os.close(descriptor)
-
-
-def wait_for(path: Path, at_most: float, sleep: Callable[[float], object] = time.sleep) -> None:
-    deadline = time.monotonic() + at_most
-    while not path.exists() and time.monotonic() < deadline:
-        sleep(0.01)

@@ -16,8 +16,7 @@ from celery.utils.log import get_task_logger
 from mindtrace_jobs import RejectJob, RetryJob
 from mindtrace_jobs.celery import JobContext, job_task
 from tests.jobs.celery.models import OtherOutput, SecretInput, SecretOutput, SecretSchema
-from tests.jobs.celery.stack import app
-from tests.jobs.celery.stack_jobs import wait_for
+from tests.jobs.celery.stack import app, wait_for
 
 log = logging.getLogger(__name__)
 task_log = get_task_logger("watched.task")  # another name: Celery takes that logger under its own
